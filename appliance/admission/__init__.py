@@ -1,0 +1,1 @@
+"""Admission: who may use a backend class right now."""

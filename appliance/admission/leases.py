@@ -1,0 +1,94 @@
+"""Leases: the slots of each class and capability, who holds them, and their way back."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import trio
+
+from appliance.config.classes import BackendClass, Capability
+from appliance.protocol.errors import BackendOverloaded
+
+RETRY_AFTER_S = 5.0  # contract 5: a picture takes seconds, not minutes
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A request that holds a slot, and for how long it has."""
+
+    request_id: str
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatistics:
+    """One class and capability: `limit` slots, of which `inflight` are held."""
+
+    backend_class: str
+    capability: Capability
+    limit: int
+    inflight: int
+    holders: tuple[Holder, ...]
+
+    @property
+    def available(self) -> int:
+        return self.limit - self.inflight
+
+
+class Leases:
+    """A CapacityLimiter for each class and capability; tokens are borrowed on behalf of request ids.
+
+    It never queues: a full class raises at once. Borrowing twice for one request raises RuntimeError, giving
+    back what is not held is impossible, so a slot comes back exactly once.
+    """
+
+    def __init__(self, classes: Mapping[str, BackendClass]) -> None:
+        self._limiters: dict[tuple[str, Capability], trio.CapacityLimiter] = {
+            (name, capability): trio.CapacityLimiter(backend_class.limit(capability))
+            for name, backend_class in sorted(classes.items())
+            for capability in sorted(backend_class.capabilities)
+        }
+        self._since: dict[tuple[str, Capability, str], float] = {}
+
+    def __repr__(self) -> str:
+        slots = (
+            f"{name}.{capability}={value.borrowed_tokens:g}/{value.total_tokens:g}"
+            for (name, capability), value in self._limiters.items()
+        )
+        return f"<Leases {' '.join(slots)}>"
+
+    @contextmanager
+    def hold(self, request_id: str, backend_class: str, capability: Capability) -> Iterator[None]:
+        """Hold a slot until the context ends. Raises BackendOverloaded at once when there is none."""
+        limiter = self._limiters[backend_class, capability]
+        try:
+            limiter.acquire_on_behalf_of_nowait(request_id)
+        except trio.WouldBlock:
+            raise BackendOverloaded(
+                backend_class=backend_class,
+                route_kind=capability,
+                limit=int(limiter.total_tokens),
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+        key = (backend_class, capability, request_id)
+        self._since[key] = trio.current_time()
+        try:
+            yield
+        finally:
+            del self._since[key]
+            limiter.release_on_behalf_of(request_id)
+
+    def statistics(self) -> tuple[SlotStatistics, ...]:
+        """Every class and capability, sorted by name, with the holders as they are now."""
+        now = trio.current_time()
+        return tuple(
+            self._slot(name, capability, limiter, now) for (name, capability), limiter in self._limiters.items()
+        )
+
+    def _slot(self, name: str, capability: Capability, limiter: trio.CapacityLimiter, now: float) -> SlotStatistics:
+        holders = tuple(
+            Holder(request_id, now - since)
+            for (holder_class, holder_capability, request_id), since in self._since.items()
+            if (holder_class, holder_capability) == (name, capability)
+        )
+        return SlotStatistics(name, capability, int(limiter.total_tokens), limiter.borrowed_tokens, holders)

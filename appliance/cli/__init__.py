@@ -1,0 +1,84 @@
+"""Commands: the table of all of them, and how one is chosen. Nothing is imported before its command is called."""
+
+# ruff: noqa: PLC0415 -- a command that is not called costs nothing
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. `load` imports the command inside its body: PyInstaller and mypy see the import."""
+
+    help: str
+    load: Callable[[], click.Command]
+
+
+def _serve() -> click.Command:
+    from appliance.cli.serve import serve
+
+    return serve
+
+
+def _config() -> click.Command:
+    from appliance.cli.config import config
+
+    return config
+
+
+def _version() -> click.Command:
+    from appliance.cli.version import version
+
+    return version
+
+
+def _verify_images() -> click.Command:
+    from appliance.cli.verify import verify_images
+
+    return verify_images
+
+
+COMMANDS: Mapping[str, Row] = {
+    "serve": Row("Run the gateway.", _serve),
+    "config": Row("Check or show the configuration.", _config),
+    "version": Row("Say which version this is.", _version),
+    "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
+}
+
+
+class CommandTable(click.Group):
+    """A click group whose commands come from the table, each loaded when it is called."""
+
+    # ruff: noqa: PLC0415 -- a command that is not called costs nothing
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        row = COMMANDS.get(cmd_name)
+        return row.load() if row else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean `appliance {near[0]}`?" if near else "see `appliance --help`."
+            raise click.UsageError(f"there is no command {args[0]!r}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row.help) for name, row in COMMANDS.items()])
+
+
+appliance = CommandTable(
+    name="appliance",
+    help="A local AI gateway: a GPU slot is held exactly as long as it is needed.",
+    epilog="Settings come from the environment or an env file (APPLIANCE_ENV_FILE): see `appliance config show`.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+)

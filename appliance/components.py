@@ -1,0 +1,119 @@
+"""Components: the composition root. Everything that lives as long as the process, made in one place, in order."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from appliance import __version__
+from appliance.admission.grace import Grace
+from appliance.admission.leases import Leases
+from appliance.config.loading import Configuration
+from appliance.config.settings import Settings
+from appliance.dispatch.dispatch import Dispatcher
+from appliance.protocol.ids import NewId, new_id
+from appliance.storage.images import ImageStore, load_image_store
+from appliance.storage.journal import RequestJournal
+from appliance.storage.signing import UrlSigner, load_or_create_key
+from appliance.telemetry.log import Log
+from appliance.telemetry.metrics import Metrics
+from appliance.telemetry.readings import Readings
+from appliance.upstream.client import open_upstream
+from appliance.upstream.health import HealthBoard
+
+DISK_THREADS = 8  # hashing and writing pictures; more would only queue inside the disk
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Where the process stands. `draining`: told to stop, finishing what runs."""
+
+    draining: bool = False
+    stop: trio.Event = field(default_factory=trio.Event)
+
+    def begin_draining(self) -> None:
+        self.draining = True
+        self.stop.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """What routes and services are given. Frozen: what changes while running changes inside its owner.
+
+    `started_at` is trio's clock, in seconds. `journal` None: REQUEST_LOG_ENABLED is off.
+    """
+
+    configuration: Configuration
+    settings: Settings
+    health: HealthBoard
+    leases: Leases
+    grace: Grace
+    dispatcher: Dispatcher
+    images: ImageStore
+    signer: UrlSigner
+    journal: RequestJournal | None
+    metrics: Metrics
+    lifecycle: Lifecycle
+    log: Log
+    new_id: NewId
+    started_at: float
+
+    def warnings(self) -> list[str]:
+        """What does not work as it should while the rest goes on; `/readyz` shows it."""
+        if self.journal is not None and self.journal.statistics().failing:
+            return ["the request journal cannot be written"]
+        return []
+
+
+@asynccontextmanager
+async def open_components(
+    configuration: Configuration, *, routes: frozenset[str], log: Log, make_id: NewId = new_id
+) -> AsyncIterator[Components]:
+    """Open everything a serving process needs; services are not started. Closes what it opened.
+
+    `routes`: the templates that metrics may name. Raises OSError, ValueError where the state directory or a file that
+    a setting names cannot be used.
+    """
+    settings = configuration.settings
+    classes = configuration.backends.classes
+    disk = trio.CapacityLimiter(DISK_THREADS)
+    leases = Leases(classes)
+    health = HealthBoard(classes.values())
+    grace = Grace()
+    journal = _make_journal(settings, disk, log)
+    images = await load_image_store(
+        settings.ui_image_dir,
+        ttl_s=settings.ui_image_ttl_sec,
+        max_item_bytes=settings.ui_image_max_bytes,
+        max_total_bytes=settings.ui_image_store_max_bytes,
+        limiter=disk,
+    )
+    key = load_or_create_key(configuration.state_dir / "url_signing.key")
+    readings = Readings(
+        slots=leases.statistics, store=images.statistics, journal=journal.statistics if journal else lambda: None
+    )
+    metrics = Metrics(version=__version__, routes=routes, readings=readings)
+    async with open_upstream(settings, observe=metrics.note_upstream) as upstream:
+        yield Components(
+            configuration=configuration,
+            settings=settings,
+            health=health,
+            leases=leases,
+            grace=grace,
+            dispatcher=Dispatcher(settings, configuration.backends, health, leases, upstream, grace),
+            images=images,
+            signer=UrlSigner(key, settings.ui_image_ttl_sec),
+            journal=journal,
+            metrics=metrics,
+            lifecycle=Lifecycle(),
+            log=log,
+            new_id=make_id,
+            started_at=trio.current_time(),
+        )
+
+
+def _make_journal(settings: Settings, disk: trio.CapacityLimiter, log: Log) -> RequestJournal | None:
+    if not settings.request_log_enabled:
+        return None
+    return RequestJournal(settings.request_log_path, max_bytes=settings.request_log_max_bytes, limiter=disk, log=log)

@@ -1,0 +1,1 @@
+"""Configuration: settings from the environment, and the files that they point to."""

@@ -1,0 +1,58 @@
+"""Loading: from the environment and the files it points to, to one frozen configuration, or to all its mistakes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config.backends import resolve_backends
+from appliance.config.checks import check_settings
+from appliance.config.classes import Backends
+from appliance.config.environment import read_variables, warn_of_near_names
+from appliance.config.errors import Findings
+from appliance.config.places import choose_state_dir, place_paths
+from appliance.config.reading import read_settings
+from appliance.config.settings import Settings
+from appliance.config.tokens import Token
+from appliance.config.tokensources import collect_tokens
+
+ETC = Path("/etc/appliance")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that was configured, checked together.
+
+    `origins`: for each field of `settings`: `default`, `environment`, `<env file>:<line>` or `found in <directory>`.
+    `tokens`: may be empty on a loopback bind. `warnings`: lines for the operator, without secrets.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+    backends: Backends
+    tokens: tuple[Token, ...]
+    token_source: str | None
+    state_dir: Path
+    warnings: tuple[str, ...]
+
+
+def load_configuration(environ: Mapping[str, str], *, etc: Path = ETC) -> Configuration:
+    """Read, then check everything that can be checked without listening. Raises ConfigError with every mistake."""
+    findings = Findings.none()
+    variables = read_variables(environ, etc, findings)
+    warn_of_near_names(variables, (field.upper() for field in Settings.model_fields), findings)
+    state_dir = choose_state_dir(environ, findings)
+    given = place_paths(read_settings(variables, findings), environ, state_dir, etc)
+    check_settings(given, findings)
+    tokens = collect_tokens(given, environ, findings)
+    texts = {name: variable.text for name, variable in variables.items()}
+    backends = resolve_backends(given, texts, findings)
+    findings.stop()
+    return Configuration(
+        settings=given.settings,
+        origins=given.origins,
+        backends=backends,
+        tokens=tokens.tokens,
+        token_source=tokens.source,
+        state_dir=state_dir,
+        warnings=tuple(findings.warnings),
+    )

@@ -1,0 +1,70 @@
+"""Places: the state directory, and the absolute form of every path among the settings."""
+
+import os
+import pwd
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from appliance.config.errors import Findings
+from appliance.config.reading import Given
+from appliance.config.settings import Settings
+
+BACKENDS_FILE = "backends.yaml"
+_BELOW_STATE = frozenset({"request_log_path", "ui_image_dir"})
+
+
+def choose_state_dir(environ: Mapping[str, str], findings: Findings) -> Path:
+    """`$STATE_DIRECTORY` (systemd's; the first of several), else `$XDG_STATE_HOME/appliance`, else below the home."""
+    if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
+        if not Path(given).is_absolute():
+            findings.refuse("STATE_DIRECTORY", "is not absolute: write a path that begins with /")
+        return Path(given)
+    base = environ.get("XDG_STATE_HOME", "")
+    if base and Path(base).is_absolute():  # the XDG specification: a relative one is ignored
+        return Path(base) / "appliance"
+    home = _home(environ)
+    if home is None:
+        findings.refuse("STATE_DIRECTORY", "is not set, and there is no home directory: set it to an absolute path")
+    return (home or Path("/")) / ".local" / "state" / "appliance"
+
+
+def place_paths(given: Given, environ: Mapping[str, str], state_dir: Path, root: Path) -> Given:
+    """Journals and pictures lie below the state directory unless their path is absolute; other relative paths are
+    taken from the working directory; a leading `~/` is the home. A backends file found below `root` is used when
+    none was named."""
+    placed: dict[str, Any] = {}
+    origins = dict(given.origins)
+    for field in Settings.model_fields:
+        value = getattr(given.settings, field)
+        if isinstance(value, Path):
+            base = state_dir if field in _BELOW_STATE else Path.cwd()
+            placed[field] = _absolute(value, base, environ)
+    if given.settings.backends_config_path is None and _exists(root / BACKENDS_FILE):
+        placed["backends_config_path"] = root / BACKENDS_FILE
+        origins["backends_config_path"] = f"found in {root}"
+    return Given(given.settings.model_copy(update=placed), origins)
+
+
+def _absolute(path: Path, base: Path, environ: Mapping[str, str]) -> Path:
+    home = _home(environ)
+    if path.parts[:1] == ("~",) and home is not None:
+        return home.joinpath(*path.parts[1:])
+    return Path(os.path.normpath(base / path))
+
+
+def _home(environ: Mapping[str, str]) -> Path | None:
+    if environ.get("HOME"):
+        return Path(environ["HOME"])
+    try:
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return None
+
+
+def _exists(path: Path) -> bool:
+    """A file behind a closed directory counts: reading it then says what is wrong."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True

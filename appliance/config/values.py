@@ -1,0 +1,130 @@
+"""Values: how the text of one setting becomes what it means. Every ValueError here says what to write instead."""
+
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import SplitResult, urlsplit
+
+Network = IPv4Network | IPv6Network
+
+_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # underscores: container names have them
+_HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_MAPPED_BITS = 96  # ::ffff:0:0/96
+
+
+def parse_boolean(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return _BOOLEANS[value.strip().lower()]
+    except KeyError:
+        raise ValueError("is neither yes nor no: write true or false (1, 0, yes, no, on, off)") from None
+
+
+def parse_csv(value: object) -> object:
+    """Items are stripped, empty ones dropped."""
+    if not isinstance(value, str):
+        return value
+    return tuple(item for part in value.split(",") if (item := part.strip()))
+
+
+def parse_networks(value: object) -> object:
+    items = parse_csv(value)
+    if not isinstance(items, tuple):
+        return items
+    return tuple(parse_network(item) if isinstance(item, str) else item for item in items)
+
+
+def parse_network(text: str) -> Network:
+    """An address or a CIDR. IPv4-mapped IPv6 becomes IPv4, as addresses of peers do."""
+    try:
+        address = ip_address(text.partition("/")[0])
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{_quoted(text)} is no IP address or CIDR: write 192.168.1.0/24 or 10.0.0.7") from None
+    if network.network_address != address:
+        raise ValueError(f"{_quoted(text)} has bits after its prefix: write {network}") from None
+    if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
+
+
+def parse_host(value: str) -> str:
+    """An address to bind: an IP, without brackets, or a host name."""
+    text = value.strip()
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        return str(ip_address(bare))
+    except ValueError:
+        return parse_host_name(text)
+
+
+def parse_host_name(text: str) -> str:
+    """A name as a Host header holds it, or an IP address, without scheme and port."""
+    try:
+        return str(ip_address(text.strip("[]")))
+    except ValueError:
+        pass
+    numeric = all(part.isdigit() for part in text.rstrip(".").split("."))  # 300.1.1.1 and 127.1 are no names
+    if numeric or len(text) > 253 or not _HOST_NAME.fullmatch(text):
+        raise ValueError(f"{_quoted(text)} is no host: write a name or an IP address, without scheme and port")
+    return text.lower().rstrip(".")
+
+
+def parse_host_names(value: object) -> object:
+    items = parse_csv(value)
+    if not isinstance(items, tuple):
+        return items
+    return tuple(parse_host_name(item) if isinstance(item, str) else item for item in items)
+
+
+def parse_base_url(value: str) -> str:
+    """An http(s) URL that paths are added to, without its last slash; empty stays empty.
+
+    Its text is never repeated in an error: it may hold a password.
+    """
+    text = value.strip()
+    if not text:
+        return ""
+    parts = _split_url(text)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds a user name or password, which is not supported: write the URL without them")
+    if "?" in text or "#" in text:
+        raise ValueError("has a query or fragment: write the URL without ? and #")
+    return text.rstrip("/")
+
+
+def _split_url(text: str) -> SplitResult:
+    if not text.isascii() or not text.isprintable() or set(text) & set(' \\"<>{}^|`'):
+        raise ValueError("holds characters that no URL has: write http://host:port")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+        host = parts.hostname
+    except ValueError:
+        raise ValueError("is no URL: write http://host:port") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ValueError("is no http or https URL: write http://host:port")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("has no valid port: write http://host:port, with a port from 1 to 65535")
+    if ":" not in host:
+        parse_host_name(host)
+    return parts
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener bound to this host. Other names count as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        address: IPv4Address | IPv6Address = ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")

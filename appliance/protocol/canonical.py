@@ -1,0 +1,17 @@
+"""Canonical JSON: the one way in which JSON is hashed or stored."""
+
+import hashlib
+import json
+
+
+def canonical_json(value: object, *, escape_non_ascii: bool = True) -> str:
+    """Write compact JSON with the keys of every level sorted by code point, separators `,` and `:`.
+
+    Numbers are written as Python's `json` writes them. Raises ValueError for NaN and infinities.
+    """
+    return json.dumps(value, ensure_ascii=escape_non_ascii, separators=(",", ":"), sort_keys=True, allow_nan=False)
+
+
+def sha256_hex(data: bytes) -> str:
+    """Hash bytes: 64 lowercase hex digits."""
+    return hashlib.sha256(data).hexdigest()

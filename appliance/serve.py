@@ -1,0 +1,277 @@
+"""Serve: the root nursery. Signals, listeners, services, and the order of stopping."""
+
+import os
+import resource
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from appliance import __version__
+from appliance.components import Components, open_components
+from appliance.config.errors import ConfigError, Mistake
+from appliance.config.loading import Configuration, load_configuration
+from appliance.config.settings import Settings
+from appliance.config.tokens import LocalToken, TokenMistake, load_or_create_token
+from appliance.server.gateway import Gateway, log_fault
+from appliance.server.listener import run_listener
+from appliance.server.listener_limits import ListenerLimits
+from appliance.server.listener_sockets import open_sockets
+from appliance.server.refusals import make_refuser
+from appliance.server.routes import API_PATHS
+from appliance.server.site import Site, build_site
+from appliance.storage.images import run_sweeper
+from appliance.telemetry.log import open_log
+from appliance.upstream.health import run_prober
+
+STOP_AGAIN_S = 1.0  # the bootloader of the executable forwards signals: SIGTERM may arrive twice at once
+CLEANUP_S = 5.0  # what clean-up work gets once the drain time is over
+SWEEP_INTERVAL_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The sockets of one listener, bound and listening, and the URL to say."""
+
+    sockets: list[socket.socket]
+    url: str
+
+
+def run(configuration: Configuration) -> int:
+    """Serve until told to stop; the process's exit code. Raises ConfigError before anything listens."""
+    _raise_file_limit()
+    return trio.run(_serve, configuration)
+
+
+async def _serve(configuration: Configuration) -> int:
+    log = open_log()
+    settings = configuration.settings
+    local = None if configuration.tokens else _local_token(configuration)
+    tokens = (local.token,) if local else configuration.tokens
+    tls = _open_tls(settings)
+    api = _bind("GATEWAY", settings.gateway_host, settings.gateway_port, "https" if tls else "http")
+    observability = None
+    if settings.observability_enabled:
+        observability = _bind("OBSERVABILITY", settings.observability_host, settings.observability_port, "http")
+    async with open_components(configuration, routes=API_PATHS, log=log) as components:
+        process = _Process(components, build_site(components, tokens), api, observability, tls)
+        await process.run(lambda: _announce(configuration, local, api, observability))
+    return 0
+
+
+class _Process:
+    """The running gateway: clients in front, then the observers, the services, the journal; it stops in that order."""
+
+    def __init__(
+        self,
+        components: Components,
+        site: Site,
+        api: _Bound,
+        observability: _Bound | None,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._components = components
+        self._site = site
+        self._api = api
+        self._observability = observability
+        self._tls = tls
+        self._at_once = trio.CancelScope()
+
+    async def run(self, announce: Callable[[], None]) -> None:
+        """Serve until a signal says stop, then end everything in order."""
+        async with self._signals(), self._journal():
+            with self._at_once:
+                async with self._services(), self._observers():
+                    await self._serve_clients(announce)
+        self._components.log("gateway_stopped")
+
+    @asynccontextmanager
+    async def _signals(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._watch_signals)
+            yield
+            nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _journal(self) -> AsyncIterator[None]:
+        journal = self._components.journal
+        async with trio.open_nursery() as nursery:
+            if journal is not None:
+                await nursery.start(journal.run)
+            yield
+            if journal is not None:
+                journal.close_nowait()
+
+    @asynccontextmanager
+    async def _services(self) -> AsyncIterator[None]:
+        components = self._components
+        settings = components.settings
+        probe = partial(
+            run_prober,
+            components.health,
+            components.configuration.backends.classes.values(),
+            components.dispatcher.upstream,
+            settings.health_check_interval_sec,
+            settings.health_check_timeout_sec,
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_sweeper, components.images, SWEEP_INTERVAL_S)
+            await nursery.start(probe)
+            yield
+            nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _observers(self) -> AsyncIterator[None]:
+        """Health and metrics are there before the clients come, and until they have gone."""
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            if self._observability is not None:
+                await nursery.start(self._listen, self._site.observability, self._observability, None, stop)
+            yield
+            stop.set()
+
+    async def _serve_clients(self, announce: Callable[[], None]) -> None:
+        async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+            stop = self._components.lifecycle.stop
+            await self._listen(self._site.api, self._api, self._tls, stop, task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(listen)
+            announce()
+            await self._limit_drain()
+
+    async def _listen(
+        self,
+        gateway: Gateway,
+        bound: _Bound,
+        tls: ssl.SSLContext | None,
+        stop: trio.Event,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        components = self._components
+        await run_listener(
+            gateway,
+            bound.sockets,
+            limits=_listener_limits(components.settings),
+            ssl_context=tls,
+            refuse=make_refuser(components),
+            stop=stop,
+            on_crash=lambda fault: log_fault(components.log, "-", fault),
+            task_status=task_status,
+        )
+
+    async def _limit_drain(self) -> None:
+        """After the drain time, running requests are told that it is over; clean-up is hurried from then on."""
+        await self._components.lifecycle.stop.wait()
+        await trio.sleep(self._components.settings.drain_timeout_sec)
+        self._components.grace.cut(CLEANUP_S)
+        self._site.stop_visits()
+
+    async def _watch_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
+        log = self._components.log
+        stopping_since: float | None = None
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self._reload()
+                elif stopping_since is None:
+                    stopping_since = trio.current_time()
+                    log("gateway_draining", signal=signal.Signals(number).name)
+                    self._components.lifecycle.begin_draining()
+                elif trio.current_time() - stopping_since > STOP_AGAIN_S:
+                    log("gateway_stopped_at_once", level="warning")
+                    self._components.grace.cut(0)
+                    self._at_once.cancel()
+
+    def _reload(self) -> None:
+        """Tokens, policies and address lists are read anew; what fails leaves everything as it was."""
+        log = self._components.log
+        try:
+            configuration = load_configuration(os.environ)
+            tokens = configuration.tokens or (_local_token(configuration).token,)
+        except ConfigError as error:
+            log("reload_failed", level="error", error=str(error))
+            return
+        self._site.reload(configuration, tokens)
+        log("configuration_reloaded", tokens=len(tokens))
+
+
+def _local_token(configuration: Configuration) -> LocalToken:
+    try:
+        return load_or_create_token(configuration.state_dir)
+    except (TokenMistake, OSError) as error:
+        raise _mistake("state directory", f"{configuration.state_dir}: {error}") from None
+
+
+def _mistake(where: str, message: str) -> ConfigError:
+    return ConfigError((Mistake(where, message),))
+
+
+def _open_tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.gateway_tls_cert_path is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.gateway_tls_cert_path, settings.gateway_tls_key_path)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _bind(prefix: str, host: str, port: int, scheme: str) -> _Bound:
+    try:
+        sockets = open_sockets(host, port)
+    except OSError as error:
+        what = f"{host} port {port} cannot be listened on ({error.strerror or error})"
+        raise _mistake(f"{prefix}_PORT", f"{what}: stop what uses it, or choose another port") from None
+    shown = f"[{host}]" if ":" in host else host
+    return _Bound(sockets, f"{scheme}://{shown}:{sockets[0].getsockname()[1]}")
+
+
+def _listener_limits(settings: Settings) -> ListenerLimits:
+    return ListenerLimits(
+        head_timeout_s=settings.head_timeout_sec,
+        body_idle_timeout_s=settings.body_idle_timeout_sec,
+        body_total_timeout_s=settings.body_timeout_sec,
+        idle_timeout_s=settings.idle_timeout_sec,
+        write_stall_timeout_s=settings.write_timeout_sec,
+        max_connections=settings.max_connections,
+        drain_s=settings.drain_timeout_sec + CLEANUP_S,
+    )
+
+
+def _announce(
+    configuration: Configuration, local: LocalToken | None, api: _Bound, observability: _Bound | None
+) -> None:
+    """Say where we are, where the token is, and a line that draws a picture. The token itself only when it is new."""
+    lines = [f"appliance {__version__} serves {api.url}"]
+    if observability is not None:
+        lines.append(f"  health and metrics: {observability.url}")
+    lines += [f"  note: {warning}" for warning in configuration.warnings]
+    if local is None:
+        lines.append(f"  tokens: {len(configuration.tokens)}, from {configuration.token_source}")
+        token = "$GATEWAY_BEARER_TOKEN"  # noqa: S105 -- the name of a variable
+    else:
+        lines.append(f"  token: in {local.path}")
+        if local.is_new:
+            lines.append(f"  token, shown this once: {local.token.secret.decode('ascii')}")
+        token = f"$(cat {local.path})"
+    lines.append("  a first picture:")
+    lines.append(f'    curl -s {api.url}/v1/images/generations -H "Authorization: Bearer {token}" \\')
+    lines.append("      -H 'Content-Type: application/json' -d '{\"prompt\": \"a lighthouse at dusk\"}'")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def _raise_file_limit() -> None:
+    """Two listeners full of connections, their upstreams and files want more than the usual 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))

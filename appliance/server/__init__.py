@@ -1,0 +1,1 @@
+"""Server: the only room that knows quart and hypercorn."""

@@ -1,0 +1,215 @@
+"""Access: who may come in, decided on the head of a request alone, before routing and before the body."""
+
+import hashlib
+import hmac
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urlsplit
+
+from appliance.config.loading import Configuration
+from appliance.config.tokens import Token
+from appliance.protocol.errors import (
+    Forbidden,
+    MisdirectedHost,
+    PayloadTooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+from appliance.server.throttle import GuessThrottle
+
+_HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")  # what a URL of ours may hold
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of a request before it is let in. `headers`: names in lower case, in order, repeats kept."""
+
+    method: str
+    path: str
+    scheme: str
+    headers: Sequence[tuple[bytes, bytes]]
+    peer: str
+    local: str
+
+    def all(self, name: bytes) -> list[str]:
+        return [value.decode("latin-1") for key, value in self.headers if key == name]
+
+    def one(self, name: bytes) -> str | None:
+        values = self.all(name)
+        return values[0] if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who was let in: the peer's address as it counts here, and the token unless the path is open."""
+
+    peer: str
+    token: Token | None
+    base_url: str
+    max_body_bytes: int
+
+
+class Access:
+    """The rules, built from one configuration; a reload builds new ones and keeps the throttle."""
+
+    def __init__(self, configuration: Configuration, tokens: Sequence[Token], throttle: GuessThrottle) -> None:
+        settings = configuration.settings
+        self._tokens = tuple(tokens)
+        self._throttle = throttle
+        self._allowlist = tuple(settings.ip_allowlist)
+        self._proxies = tuple(settings.trust_proxy_cidrs)
+        self._max_request_bytes = settings.max_request_bytes
+        self._public_base_url = settings.public_base_url.rstrip("/")
+        machine = socket.gethostname().lower()
+        names = {"localhost", machine, machine.split(".")[0], f"{machine.split('.')[0]}.local"}
+        names.update(name.lower().rstrip(".") for name in settings.gateway_allowed_hosts)
+        names.update(_bound_name(host) for host in (settings.gateway_host, settings.observability_host))
+        if public_host := urlsplit(settings.public_base_url).hostname:
+            names.add(public_host)
+        self._names = frozenset(names)
+
+    def admit(self, head: Head, *, is_open: bool) -> Visitor:
+        """Let a request in, or raise: MisdirectedHost, Forbidden, Unauthenticated, TooManyAttempts,
+        UnsupportedMediaType, PayloadTooLarge. `is_open`: this path needs no token here."""
+        host = self._check_host(head)
+        peer = self._peer(head)
+        if self._allowlist and not _is_in(peer, self._allowlist):
+            raise Forbidden("This address is not in IP_ALLOWLIST.")
+        self._check_origin(head)
+        token = None if is_open else self._authenticate(head, str(peer))
+        limit = self._check_body(head, token)
+        return Visitor(str(peer), token, self._base_url(head, host, peer), limit)
+
+    def _check_host(self, head: Head) -> str | None:
+        host = head.one(b"host")
+        if host is None:
+            return None  # HTTP/1.0, where no browser is; the listener refuses it in 1.1
+        name = _host_name(host)
+        if name is None or not self._is_ours(name, head):
+            raise MisdirectedHost("This Host is not one of this gateway's names: add it to GATEWAY_ALLOWED_HOSTS.")
+        return host
+
+    def _is_ours(self, name: str, head: Head) -> bool:
+        return name in self._names or name == _unmapped(head.local)
+
+    def _check_origin(self, head: Head) -> None:
+        for origin in head.all(b"origin"):
+            name = _host_name(origin.partition("://")[2])
+            if name is None or not self._is_ours(name, head):
+                raise Forbidden("Pages of other origins may not call this gateway.")
+
+    def _peer(self, head: Head) -> Address:
+        """The address that counts: the peer's own, or, behind a trusted proxy, the last one it vouches for."""
+        peer = _address(head.peer)
+        forwarded = ",".join(head.all(b"x-forwarded-for")).split(",") if self._proxies else []
+        while forwarded and _is_in(peer, self._proxies):
+            try:
+                peer = _address(forwarded.pop().strip())
+            except ValueError:
+                break
+        return peer
+
+    def _authenticate(self, head: Head, peer: str) -> Token:
+        presented = _presented_token(head)
+        token = self._find(presented)
+        self._throttle.check(peer, presented if token else None)
+        if token is None:
+            self._throttle.wrong(peer)
+            raise Unauthenticated("This token is not known here: send `Authorization: Bearer <token>`.")
+        self._throttle.right(peer, presented)
+        allowed = token.policy.ip_allowlist
+        if allowed and not _is_in(_address(peer), allowed):
+            raise Forbidden("This token may not be used from this address.")
+        return token
+
+    def _find(self, presented: bytes) -> Token | None:
+        """Compare with every token, always: the time says nothing about which, or how much, matched."""
+        digest = hashlib.sha256(presented).digest()
+        found: Token | None = None
+        for token in self._tokens:
+            if hmac.compare_digest(digest, token.digest):
+                found = token
+        return found
+
+    def _check_body(self, head: Head, token: Token | None) -> int:
+        encodings = [value.strip().lower() for value in head.all(b"content-encoding")]
+        if any(encoding not in {"", "identity"} for encoding in encodings):
+            raise UnsupportedMediaType("Compressed request bodies are not read here: send it without Content-Encoding.")
+        limits = [self._max_request_bytes, token.policy.max_request_bytes or 0 if token else 0]
+        limit = min((value for value in limits if value), default=0)
+        declared = head.one(b"content-length") or "0"
+        if limit and (not declared.isdigit() or int(declared) > limit):
+            raise too_large(limit)
+        return limit
+
+    def _base_url(self, head: Head, host: str | None, peer: Address) -> str:
+        """Where this client reaches us, for absolute URLs; empty when it did not say."""
+        if self._public_base_url:
+            return self._public_base_url
+        if host is None:
+            return ""
+        scheme = head.scheme
+        if self._proxies and _is_in(_address(head.peer), self._proxies):
+            forwarded = (head.one(b"x-forwarded-proto") or "").strip().lower()
+            scheme = forwarded if forwarded in {"http", "https"} else scheme
+        return f"{scheme}://{host}"
+
+
+def too_large(limit: int) -> PayloadTooLarge:
+    """The same words whether the length was declared or found out."""
+    return PayloadTooLarge(f"The request body is larger than {limit} bytes: send less, or raise MAX_REQUEST_BYTES.")
+
+
+def _presented_token(head: Head) -> bytes:
+    """The one credential of a request. Raises Unauthenticated where it is missing, malformed or doubled."""
+    bearers = head.all(b"authorization")
+    keys = head.all(b"x-api-key")
+    if len(bearers) + len(keys) != 1:
+        what = "Send one token" if bearers or keys else "A token is needed: send it"
+        raise Unauthenticated(f"{what} as `Authorization: Bearer <token>`.")
+    if keys:
+        return keys[0].encode("latin-1")
+    scheme, _, token = bearers[0].partition(" ")
+    if scheme.lower() != "bearer" or not token or " " in token:
+        raise Unauthenticated("The Authorization header must be `Bearer <token>`, with one space.")
+    return token.encode("latin-1")
+
+
+def _host_name(host: str) -> str | None:
+    """The name in a Host header, without its port, in lower case; None for what is no host."""
+    if not _HOST.fullmatch(host):
+        return None
+    try:
+        parts = urlsplit(f"//{host}")
+        name, _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return _unmapped(name.rstrip(".")) if name else None
+
+
+def _bound_name(host: str) -> str:
+    return _unmapped(host.lower().strip("[]"))
+
+
+def _address(text: str) -> Address:
+    address = ip_address(text.split("%", maxsplit=1)[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped or address
+
+
+def _unmapped(text: str) -> str:
+    """One spelling per address, so that `::ffff:10.0.0.1` and `10.0.0.1` are the same; names stay as they are."""
+    try:
+        return str(_address(text))
+    except ValueError:
+        return text
+
+
+def _is_in(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)

@@ -1,0 +1,148 @@
+"""Link: one client's bytes, the deadline its reader runs under, and the ways a connection ends. Knows no HTTP parser."""
+
+from collections.abc import Callable
+
+import trio
+
+from appliance.server.connection_transport import Transport
+from appliance.server.listener_limits import ListenerLimits, Refusal, RefusalWriter
+
+RECEIVE_BYTES = 65_536
+# A client that got our last word is given this long to finish its own, so that a reset does not eat the answer.
+LINGER_S = 2.0
+# What one send hands to TLS at a time: a 50 MB answer is not encrypted in one go.
+PIECE_BYTES = 65_536
+
+Address = tuple[str, int]
+
+
+def _nothing() -> None:
+    """Stand in until the session says whom to tell."""
+
+
+class Link:
+    """What a session has of its client.
+
+    `reading` is the scope the session reads in: its deadline says how long the client may take for what is due now, and
+    it is cancelled when the connection ends. After `closing` nothing new is written, after `gone` there is no client.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        stream: trio.abc.Stream,
+        *,
+        limits: ListenerLimits,
+        refuse: RefusalWriter,
+        peer: Address,
+        local: Address,
+    ) -> None:
+        self._transport = transport
+        self._stream = stream
+        self._refuse = refuse
+        self._writing = trio.Lock()  # a 100 Continue from the reader, an answer from the application
+        self.limits = limits
+        self.peer = peer
+        self.local = local
+        self.tls = isinstance(stream, trio.SSLStream)
+        self.reading = trio.CancelScope()
+        self.closing = False
+        self.on_gone: Callable[[], None] = _nothing
+
+    @property
+    def gone(self) -> bool:
+        return self._transport.closed
+
+    async def open(self) -> bool:
+        """Finish the TLS handshake, if there is one; False when the client did not."""
+        if not isinstance(self._stream, trio.SSLStream):
+            return True
+        with trio.move_on_after(self.limits.tls_handshake_timeout_s):
+            try:
+                await self._stream.do_handshake()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return False
+            return True
+        return False
+
+    def allow(self, seconds: float) -> None:
+        """Give the client this long, from now, for what is due."""
+        self.reading.deadline = trio.current_time() + seconds
+
+    async def receive(self) -> bytes:
+        """Return what came, or nothing when nothing more will."""
+        try:
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    async def write(self, data: bytes) -> None:
+        """Send, or drop the data when the connection ends or has ended."""
+        if self.closing or self.gone:
+            await trio.lowlevel.checkpoint()
+            return
+        await self._write(data)
+
+    async def answer_and_close(self, status: int, code: str, message: str) -> None:
+        """Give the listener's own answer, if no other end has begun, and close."""
+        if self.closing or self.gone:
+            return
+        self.closing = True
+        await self._write(self._refuse(Refusal(status, code, message, self.peer[0])))
+        self.reading.cancel()
+
+    def close_soon(self) -> None:
+        """Write no more; the session's reader takes leave of the client."""
+        self.closing = True
+        self.reading.cancel()
+
+    def hang_up(self) -> None:
+        """Close at once, because the client did or should.
+
+        Half a close counts as a whole one, as it does for nginx and hypercorn: a client that shuts down its sending side
+        after the request cannot be told from one that has gone. Only in the leave-taking is it awaited quietly.
+        """
+        if not self.closing:
+            self.cut()
+
+    def cut(self) -> None:
+        """Close at once, whatever is under way, and drop what the client has not taken."""
+        if self.gone:
+            return
+        self._transport.reset() if self._writing.locked() else self._transport.close()
+        self.reading.cancel()
+        self.on_gone()
+
+    async def take_leave(self) -> None:
+        """Say that nothing more comes, take what the client still sends for a short while, and close."""
+        with trio.move_on_after(LINGER_S):
+            try:
+                await self._stream_end()
+                while await self._transport.receive_some(RECEIVE_BYTES):
+                    pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+        self.cut()
+
+    async def _stream_end(self) -> None:
+        async with self._writing:
+            if self.tls:
+                await self._stream.aclose()
+                return
+            await self._transport.send_eof()
+
+    async def _write(self, data: bytes) -> None:
+        sent = False
+        try:
+            async with self._writing:
+                for start in range(0, len(data), PIECE_BYTES):
+                    await self._stream.send_all(memoryview(data)[start : start + PIECE_BYTES])
+            sent = True
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            # Also when cancelled: half a message is out, and nothing that follows could be understood.
+            if not sent:
+                self._transport.reset()
+                self.reading.cancel()
+                self.on_gone()

@@ -1,0 +1,220 @@
+"""Gateway: the outermost ASGI layer. One visit, one exit stack, one answer and one journal line for each request."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+
+from appliance.admission.grace import Grace
+from appliance.protocol.errors import (
+    GatewayError,
+    InternalError,
+    ShuttingDown,
+    error_body,
+    error_headers,
+)
+from appliance.protocol.ids import NewId
+from appliance.server.access import Access, Head, too_large
+from appliance.server.visit import SCOPE_KEY, OnFinished, Visit, note_answer_bytes
+from appliance.telemetry.log import Log
+
+ASGIApp = Callable[[Any, Any, Any], Any]
+Receive = Callable[[], Any]
+Send = Callable[[Any], Any]
+
+SMALL_ANSWER_BYTES = 65_536  # goes out in one write
+CLEANUP_MARGIN_S = 5.0  # on top of what a backend may take to become idle
+
+
+class Gateway:
+    """Wraps the routes of one listener. `access` may be replaced at any time (a reload).
+
+    `is_open(head, query)` names the requests that need no token here. `on_finished` gets each visit when all that
+    it held has been given back.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        access: Access,
+        is_open: Callable[[Head, bytes], bool],
+        grace: Grace,
+        cleanup_s: float,
+        on_finished: OnFinished,
+        log: Log,
+        new_id: NewId,
+    ) -> None:
+        self.access = access
+        self._app = app
+        self._is_open = is_open
+        self._grace = grace
+        self._cleanup_s = cleanup_s + CLEANUP_MARGIN_S
+        self._on_finished = on_finished
+        self._log = log
+        self._new_id = new_id
+        self._visits: set[Visit] = set()
+
+    def stop_visits(self) -> None:
+        """The drain time is over: what still runs is cut off, and told so where it can be."""
+        for visit in list(self._visits):
+            visit.scope.cancel()
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"the listener lets no {scope['type']} through")
+        visit = Visit(self._new_id("req"), scope["method"], scope["path"], trio.current_time())
+        scope[SCOPE_KEY] = visit
+        self._visits.add(visit)
+        sender = _Sender(visit, send)
+        try:
+            await self._serve(visit, scope, receive, sender)
+        finally:
+            with self._grace.shield(self._cleanup_s):
+                await self._close(visit)
+            self._visits.discard(visit)
+            self._on_finished(visit)
+
+    async def _serve(self, visit: Visit, scope: Any, receive: Receive, sender: "_Sender") -> None:
+        error: GatewayError | None = None
+        try:
+            with visit.scope:
+                self._admit(visit, scope)
+                await self._app(scope, _Receiver(visit, receive), sender)
+        except GatewayError as refused:
+            error = refused
+        except BaseExceptionGroup as group:
+            cancelled, rest = group.split(trio.Cancelled)
+            if cancelled is not None or rest is None or not isinstance(rest, ExceptionGroup):
+                raise
+            error = self._explain(visit, rest)
+        except Exception as fault:  # noqa: BLE001 -- the outermost border of a request
+            error = self._explain(visit, fault)
+        if visit.scope.cancelled_caught:
+            error = ShuttingDown()
+        if error is not None:
+            await answer_error(visit, error, sender)
+
+    def _admit(self, visit: Visit, scope: Any) -> None:
+        head = Head(
+            method=scope["method"],
+            path=scope["path"],
+            scheme=scope["scheme"],
+            headers=scope["headers"],
+            peer=(scope.get("client") or ("127.0.0.1", 0))[0],
+            local=(scope.get("server") or ("127.0.0.1", 0))[0],
+        )
+        visit.peer = head.peer
+        visitor = self.access.admit(head, is_open=self._is_open(head, scope["query_string"]))
+        visit.peer = visitor.peer
+        visit.token = visitor.token
+        visit.base_url = visitor.base_url
+        visit.max_body_bytes = visitor.max_body_bytes
+
+    def _explain(self, visit: Visit, fault: Exception) -> GatewayError:
+        """The error to answer with: the one that was raised on purpose, else ours, in the log with its reason."""
+        for inner in _leaves(fault):
+            if isinstance(inner, GatewayError):
+                return inner
+        log_fault(self._log, visit.request_id, fault)
+        return InternalError()
+
+    async def _close(self, visit: Visit) -> None:
+        try:
+            await visit.stack.aclose()
+        except Exception as fault:  # noqa: BLE001 -- one request's clean-up must not end the connection's others
+            log_fault(self._log, visit.request_id, fault)
+
+
+class _Receiver:
+    """The request's body under its size limit; afterwards, the client's leaving. The listener keeps the time."""
+
+    def __init__(self, visit: Visit, receive: Receive) -> None:
+        self._visit = visit
+        self._receive = receive
+
+    async def __call__(self) -> Any:
+        visit = self._visit
+        message = await self._receive()
+        if message["type"] == "http.request":
+            visit.bytes_in += len(message.get("body", b""))
+            if visit.max_body_bytes and visit.bytes_in > visit.max_body_bytes:
+                raise too_large(visit.max_body_bytes)
+        elif not visit.answered and visit.disconnected_at is None:
+            visit.disconnected_at = trio.current_time()
+        return message
+
+
+class _Sender:
+    """Adds the headers of every answer, and notes what is sent."""
+
+    def __init__(self, visit: Visit, send: Send) -> None:
+        self._visit = visit
+        self._send = send
+        self._left: int | None = None  # bytes of a declared Content-Length that are still to come
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._begin(message)
+            await self._send(message)
+            return
+        size = len(message.get("body", b""))
+        last = self._is_last(size, more=message.get("more_body", False))
+        # A client may close as soon as it has the last byte, before our send returns: that is no disconnect.
+        if last and size <= SMALL_ANSWER_BYTES:
+            self._visit.answered = True
+        await self._send(message)
+        note_answer_bytes(self._visit, size, trio.current_time())
+        if last:
+            self._visit.answered = True
+
+    def _begin(self, message: Any) -> None:
+        visit = self._visit
+        visit.status = message["status"]
+        elapsed_ms = round((trio.current_time() - visit.started_at) * 1000)
+        headers = list(message.get("headers", ()))
+        self._left = next((int(value) for key, value in headers if key.lower() == b"content-length"), None)
+        message["headers"] = [
+            *headers,
+            (b"x-request-id", visit.request_id.encode()),
+            (b"openai-processing-ms", str(elapsed_ms).encode()),
+        ]
+
+    def _is_last(self, size: int, *, more: bool) -> bool:
+        if self._left is not None:
+            self._left -= size
+        return not more or self._left == 0
+
+
+async def answer_error(visit: Visit, error: GatewayError, send: Send) -> None:
+    """Answer with this error, unless an answer has begun: then the connection's end says that it is cut."""
+    visit.error_code = error.code
+    if visit.status is not None:
+        return
+    body = json.dumps(error_body(error), separators=(",", ":")).encode()
+    headers: Mapping[str, str] = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **error_headers(error),
+    }
+    raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    content = b"" if visit.method == "HEAD" else body
+    await send({"type": "http.response.body", "body": content, "more_body": False})
+
+
+def log_fault(log: Log, request_id: str, fault: BaseException) -> None:
+    """Log an exception nobody meant: its kind and the place, never its text, which may hold what was asked."""
+    place = fault.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_qualname}:{place.tb_lineno}" if place is not None else "unknown"
+    kinds = sorted({type(inner).__name__ for inner in _leaves(fault)})
+    log("request_failed", level="error", request_id=request_id, kinds=kinds, where=where)
+
+
+def _leaves(fault: BaseException) -> list[BaseException]:
+    if not isinstance(fault, BaseExceptionGroup):
+        return [fault]
+    return [leaf for inner in fault.exceptions for leaf in _leaves(inner)]

@@ -1,0 +1,92 @@
+"""Site: the two listeners' applications, put together from components: routes, access, the record of each visit."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+from quart_trio import QuartTrio
+
+from appliance.components import Components
+from appliance.config.loading import Configuration
+from appliance.config.tokens import Token
+from appliance.server.access import Access, Head
+from appliance.server.app import make_app
+from appliance.server.gateway import Gateway
+from appliance.server.routes import OBSERVABILITY_PATHS, OPEN_PATHS
+from appliance.server.routes.health import add_health_routes
+from appliance.server.routes.images import add_image_routes, is_signed_picture
+from appliance.server.routes.metrics import add_metrics_route
+from appliance.server.routes.status import add_status_route
+from appliance.server.throttle import GuessThrottle
+from appliance.server.visit import Visit
+
+CLIENT_CLOSED = 499  # nginx's word for it: no status was sent, the client had left
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The applications, as ASGI callables."""
+
+    api: Gateway
+    observability: Gateway
+    throttle: GuessThrottle
+
+    def reload(self, configuration: Configuration, tokens: Sequence[Token]) -> None:
+        """From the next request on, these tokens, policies and address lists count."""
+        self.api.access = self.observability.access = Access(configuration, tokens, self.throttle)
+
+    def stop_visits(self) -> None:
+        self.api.stop_visits()
+        self.observability.stop_visits()
+
+
+def build_site(components: Components, tokens: Sequence[Token]) -> Site:
+    """Build both applications."""
+    throttle = GuessThrottle(trio.current_time)
+    access = Access(components.configuration, tokens, throttle)
+    api = make_app("api", components.log)
+    add_health_routes(api, components)
+    add_metrics_route(api, components)
+    add_status_route(api, components)
+    add_image_routes(api, components)
+    observability = make_app("observability", components.log)
+    add_health_routes(observability, components)
+    add_metrics_route(observability, components)
+
+    def wrap(app: QuartTrio, is_open: Callable[[Head, bytes], bool]) -> Gateway:
+        return Gateway(
+            app,
+            access=access,
+            is_open=is_open,
+            grace=components.grace,
+            cleanup_s=components.settings.backend_cancel_timeout_sec,
+            on_finished=lambda visit: record(components, visit),
+            log=components.log,
+            new_id=components.new_id,
+        )
+
+    return Site(
+        api=wrap(api, lambda head, query: head.path in OPEN_PATHS or is_signed_picture(head, query)),
+        observability=wrap(observability, lambda head, _query: head.path in OBSERVABILITY_PATHS),
+        throttle=throttle,
+    )
+
+
+def record(components: Components, visit: Visit) -> None:
+    """Everything a visit was is known: count it, and write its journal line."""
+    now = trio.current_time()
+    metrics = components.metrics
+    if visit.status is None and visit.disconnected_at is not None:
+        visit.status = CLIENT_CLOSED
+    metrics.note_request(visit.route, visit.status or 0, now - visit.started_at)
+    if visit.error_code is not None:
+        metrics.note_refusal(visit.error_code)
+    if visit.first_byte_at is not None:
+        metrics.note_first_byte(visit.route, visit.first_byte_at - visit.started_at)
+    if visit.disconnected_at is not None and visit.backend_class is not None:
+        metrics.note_release(now - visit.disconnected_at)
+    metrics.note_relayed("in", visit.bytes_in)
+    metrics.note_relayed("out", visit.bytes_out)
+    if components.journal is not None:
+        components.journal.record_nowait(visit.journal_line(now, time.time()))

@@ -1,0 +1,96 @@
+"""Visit: one request from its first byte to its last clean-up: its id, its stack, and what became of it."""
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import trio
+
+from appliance.config.tokens import Token
+from appliance.dispatch.dispatch import Caller
+
+SCOPE_KEY = "appliance.visit"
+
+Outcome = Literal["completed", "disconnected", "failed"]
+
+
+@dataclass(slots=True, eq=False)
+class Visit:
+    """The facts of one request, filled in as they become known. Times are trio's clock, in seconds.
+
+    Everything the request holds is pushed on `stack`, which is closed around the ASGI call, in a shielded scope.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    started_at: float
+    base_url: str = ""
+    peer: str = ""
+    token: Token | None = None
+    route: str = "(other)"
+    max_body_bytes: int = 0
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    status: int | None = None
+    error_code: str | None = None
+    backend_class: str | None = None
+    model: str | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    answered: bool = False
+    first_byte_at: float | None = None
+    disconnected_at: float | None = None
+
+    def caller(self) -> Caller:
+        """This request as dispatch sees it."""
+        return Caller(self.request_id, self.stack, self._note_lease)
+
+    def _note_lease(self, backend_class: str) -> None:
+        self.backend_class = backend_class
+
+    def outcome(self) -> Outcome:
+        if self.answered:
+            return "completed"
+        return "disconnected" if self.disconnected_at is not None else "failed"
+
+    def journal_line(self, now: float, ts: float) -> dict[str, object]:
+        """The one journal line of this request, without what never became known."""
+        line = {
+            "ts": round(ts, 3),
+            "request_id": self.request_id,
+            "method": self.method,
+            "route": self.route,
+            "status": self.status,
+            "outcome": self.outcome(),
+            "code": self.error_code,
+            "peer": self.peer,
+            "token": self.token.fingerprint if self.token else None,
+            "backend_class": self.backend_class,
+            "model": self.model,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "ttfb_ms": _ms(self.first_byte_at, self.started_at),
+            "duration_ms": _ms(now, self.started_at),
+            "release_ms": _ms(now, self.disconnected_at) if self.backend_class else None,
+        }
+        return {key: value for key, value in line.items() if value is not None}
+
+
+def visit_of(scope: Any) -> Visit:
+    """The visit that the gateway put into this ASGI scope."""
+    return cast("Visit", scope[SCOPE_KEY])
+
+
+def note_answer_bytes(visit: Visit, count: int, now: float) -> None:
+    if visit.first_byte_at is None:
+        visit.first_byte_at = now
+    visit.bytes_out += count
+
+
+def _ms(end: float | None, start: float | None) -> float | None:
+    return None if end is None or start is None else round((end - start) * 1000, 3)
+
+
+OnFinished = Callable[[Visit], None]

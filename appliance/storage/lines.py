@@ -1,0 +1,73 @@
+"""Lines: append whole lines to a file that is turned over when it is full. Blocking, one call a batch."""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.storage.atomic import Write, write_all
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What was found and done on the way: a torn last line completed, a full file set aside."""
+
+    torn_tail: bool
+    turned_over: bool
+
+
+def append_lines(path: Path, data: bytes, max_bytes: int, write: Write = os.write) -> Appended:
+    """Append complete lines, all or none of them; mode 0600.
+
+    A last line that a crash tore is completed by a newline, so that it spoils no other. A file that would grow over
+    `max_bytes` (0: no limit) is renamed to `<name>.1`, in place of the one before. Raises OSError.
+
+    The file is opened for every batch (20 us): a file that somebody moved or removed is simply begun anew.
+    """
+    file = _open_private(path)
+    try:
+        turned_over = False
+        size = os.fstat(file).st_size
+        if 0 < max_bytes < size + len(data) and size > 0:
+            os.rename(path, path.with_name(f"{path.name}.1"))
+            os.close(file)
+            file = -1
+            file = _open_private(path)
+            size, turned_over = 0, True
+        torn_tail = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        _append(file, b"\n" + data if torn_tail else data, size, write)
+    finally:
+        if file >= 0:
+            os.close(file)
+    return Appended(torn_tail, turned_over)
+
+
+def _append(file: int, data: bytes, size: int, write: Write) -> None:
+    try:
+        write_all(file, data, write)
+    except OSError:
+        os.ftruncate(file, size)  # the batch is written again later: what got in now would be there twice
+        raise
+
+
+def _open_private(path: Path) -> int:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(path, flags, 0o600)
+    try:
+        _make_private(file, path)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _make_private(file: int, path: Path) -> None:
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is not a regular file")
+    if stat.S_IMODE(status.st_mode) != 0o600:
+        os.fchmod(file, 0o600)

@@ -1,0 +1,1 @@
+"""Telemetry: what the process says about itself, as log events and as metrics."""

@@ -1,0 +1,137 @@
+"""Readings: values that live elsewhere, taken when somebody scrapes."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+
+class SlotReading(Protocol):
+    """Slots of one class and capability."""
+
+    @property
+    def backend_class(self) -> str: ...
+    @property
+    def capability(self) -> str: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def inflight(self) -> int: ...
+
+
+class StoreReading(Protocol):
+    """The image store: what it holds, and what happened since the start."""
+
+    @property
+    def items(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def evictions(self) -> int: ...
+    @property
+    def expired(self) -> int: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def corrupt(self) -> int: ...
+
+
+class JournalReading(Protocol):
+    """The request journal: lines since the start, and whether the disk takes them."""
+
+    @property
+    def written(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def errors(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
+    @property
+    def failing(self) -> bool: ...
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Where to look. A part that is switched off answers None, and has no series then."""
+
+    slots: Callable[[], Iterable[SlotReading]] = tuple
+    store: Callable[[], StoreReading | None] = _nothing
+    journal: Callable[[], JournalReading | None] = _nothing
+
+
+class ReadingsCollector(Collector):
+    """Turns the readings into metric families, at scrape time."""
+
+    def __init__(self, version: str, readings: Readings) -> None:
+        self._version = version
+        self._readings = readings
+
+    def collect(self) -> Iterable[Metric]:
+        yield from _slot_families(self._readings.slots())
+        store = self._readings.store()
+        if store is not None:
+            yield from _store_families(store)
+        journal = self._readings.journal()
+        if journal is not None:
+            yield from _journal_families(journal)
+        yield from _process_families()
+        build = GaugeMetricFamily("gateway_build_info", "Always 1; the version is in the label.", labels=["version"])
+        build.add_metric([self._version], 1)
+        yield build
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # or else registering it would take a reading
+
+
+def _slot_families(slots: Iterable[SlotReading]) -> Iterable[Metric]:
+    labels = ["backend_class", "capability"]
+    inflight = GaugeMetricFamily("gateway_inflight", "Slots held now.", labels=labels)
+    limit = GaugeMetricFamily("gateway_slot_limit", "Slots there are.", labels=labels)
+    for slot in slots:
+        where = [slot.backend_class, slot.capability]
+        inflight.add_metric(where, slot.inflight)
+        limit.add_metric(where, slot.limit)
+    return inflight, limit
+
+
+def _store_families(store: StoreReading) -> Iterable[Metric]:
+    return (
+        GaugeMetricFamily("gateway_images_stored", "Pictures kept now.", store.items),
+        GaugeMetricFamily("gateway_images_stored_bytes", "Bytes of the pictures kept now.", store.bytes),
+        CounterMetricFamily("gateway_images_evicted_total", "Pictures removed to make room.", store.evictions),
+        CounterMetricFamily("gateway_images_expired_total", "Pictures removed after their time.", store.expired),
+        CounterMetricFamily("gateway_images_corrupt_total", "Pictures found damaged, and removed.", store.corrupt),
+        CounterMetricFamily("gateway_images_failures_total", "Failed attempts to store or read.", store.failures),
+    )
+
+
+def _journal_families(journal: JournalReading) -> Iterable[Metric]:
+    return (
+        CounterMetricFamily("gateway_journal_lines_total", "Request journal lines written.", journal.written),
+        CounterMetricFamily("gateway_journal_dropped_lines_total", "Request journal lines lost.", journal.dropped),
+        CounterMetricFamily("gateway_journal_errors_total", "Failed attempts to write the journal.", journal.errors),
+        GaugeMetricFamily("gateway_journal_queued_lines", "Request journal lines waiting.", journal.queued),
+        GaugeMetricFamily("gateway_journal_failing", "1 while the journal cannot be written.", int(journal.failing)),
+    )
+
+
+def _process_families() -> Iterable[Metric]:
+    """Linux: /proc/self. One that cannot be read is left out."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        resident_bytes = pages * os.sysconf("SC_PAGE_SIZE")
+        yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory.", resident_bytes)
+        open_fds = len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
+        yield GaugeMetricFamily("process_open_fds", "Open file descriptors.", open_fds)
+    except OSError:
+        return

@@ -1,0 +1,1 @@
+"""Verification: programs that look at a running gateway from outside. Standard library only."""
