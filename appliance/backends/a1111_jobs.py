@@ -7,16 +7,15 @@ has ended it kills the next one. So: interrupt only while our own task id is see
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import trio
-from outcome import Outcome, acapture
 
 from appliance.backends.base import ImageCall
-from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
+from appliance.protocol.errors import GatewayError, UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import UpstreamClient
-from appliance.upstream.exchange import UNREACHABLE, UpstreamCall
+from appliance.upstream.exchange import UpstreamCall
 from appliance.upstream.failures import parse_json_object
 
 T = TypeVar("T")
@@ -27,6 +26,10 @@ LOOK_TIMEOUT_S = 2.0  # one look at the job; the server answers these beside its
 REINTERRUPT_S = 2.0  # longer than a step: an interrupt that worked has shown by then
 ENDING_S = 0.5  # a job with less than this to go is left to end: the interrupt could arrive after it
 LOOKS_FOR_UNKNOWN = 10  # one second: the request's bytes may still be on their way to the queue
+
+
+def _ignore() -> None:
+    return
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +89,14 @@ class Job:
 
     async def _look(self) -> _Look:
         """Ask for our task. Whatever goes wrong is an answer too."""
+        connected = trio.Event()
         try:
-            answer = await self._upstream.exchange(self._look_call())
+            answer = await self._upstream.exchange(self._look_call(on_connected=connected.set))
             if answer.status == 404:
                 return _Look("untracked")
             return _read_look(parse_json_object(answer.body, upstream=self._name))
-        except UpstreamFailed as error:
-            return _Look("unreachable" if error.code == UNREACHABLE else "unclear")
+        except UpstreamFailed:
+            return _Look("unclear" if connected.is_set() else "unreachable")
         except UpstreamTimeout:
             return _Look("unclear")
 
@@ -130,9 +134,10 @@ class Job:
     def _name(self) -> str:
         return self._call.backend_class.name
 
-    def _look_call(self) -> UpstreamCall:
+    def _look_call(self, on_connected: Callable[[], None] = _ignore) -> UpstreamCall:
         question = {"id_task": task_id(self._call), "id_live_preview": -1, "live_preview": False}
-        return self._control_call("POST", "/internal/progress", json.dumps(question).encode())
+        call = self._control_call("POST", "/internal/progress", json.dumps(question).encode())
+        return replace(call, on_connected=on_connected)
 
     def _control_call(self, method: str, path: str, body: bytes = b"") -> UpstreamCall:
         return UpstreamCall(
@@ -165,16 +170,22 @@ async def hold_to_the_end(job: Job, exchange: Callable[[], Awaitable[T]], timeou
 
     For servers where a job can be neither seen nor stopped: to close the connection would only lose sight of it.
     """
-    outcome: Outcome[T] | None = None
+    answer: T | None = None
+    failure: GatewayError | None = None
     async with trio.open_nursery() as nursery:
         with trio.CancelScope(shield=True) as hold:
             nursery.start_soon(_bound_when_cancelled, hold, timeout_s)
-            outcome = await acapture(exchange)
+            try:
+                answer = await exchange()
+            except GatewayError as error:  # carried past the nursery, which would wrap it in a group
+                failure = error
         job.over = job.over or hold.cancelled_caught
         nursery.cancel_scope.cancel()
-    if outcome is None:
-        raise AssertionError("unreachable: only a cancelled caller bounds the hold, and the nursery raised that")
-    return outcome.unwrap()
+    if failure is not None:
+        raise failure
+    if answer is None:
+        raise AssertionError("unreachable: only a cancelled caller bounds the hold, and the nursery has raised that")
+    return answer
 
 
 async def _bound_when_cancelled(hold: trio.CancelScope, timeout_s: float) -> None:

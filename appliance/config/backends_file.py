@@ -38,6 +38,7 @@ def read_backends_file(file: Path, variables: Mapping[str, str], findings: Findi
         document = load_marked_yaml(file, variables)
         top = document.known(("backends", "legacy_mapping"))
         entries = _require(document, top, "backends", "{ollama: {provider: ollama, ...}}").mapping()
+        _check_not_empty(top["backends"], entries)
         legacy = _read_legacy(top["legacy_mapping"], entries) if "legacy_mapping" in top else {}
     except YamlMistake as mistake:
         findings.refuse(mistake.mistake.where, mistake.mistake.message)
@@ -46,6 +47,11 @@ def read_backends_file(file: Path, variables: Mapping[str, str], findings: Findi
         findings.refuse(str(file), f"cannot be read ({error.strerror}): name a readable file in BACKENDS_CONFIG_PATH")
         return Backends({}, {})
     return Backends(_read_classes(entries, findings), legacy)
+
+
+def _check_not_empty(entry: Entry, entries: Mapping[str, Entry]) -> None:
+    if not entries:
+        raise entry.mistake("has no classes: write some, or do without the file for the embedded ones")
 
 
 def _read_classes(entries: Mapping[str, Entry], findings: Findings) -> dict[str, BackendClass]:

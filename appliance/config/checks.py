@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from appliance.config.classes import BackendClass
 from appliance.config.errors import Findings
 from appliance.config.reading import Given
-from appliance.config.values import is_loopback
+from appliance.config.values import is_loopback, split_csv
 
 
 def check_settings(given: Given, findings: Findings) -> None:
@@ -87,7 +87,7 @@ def _check_upstream_tls(given: Given, findings: Findings) -> None:
     if bundle is not None and _check_readable(given, "backend_ca_bundle", bundle, findings):
         advice = "write a file of PEM certificates"
         _check_loads(given, "backend_ca_bundle", lambda: context.load_verify_locations(bundle), advice, findings)
-    paths = [Path(part.strip()) for part in given.settings.backend_client_cert.split(",") if part.strip()]
+    paths = [Path(part) for part in split_csv(given.settings.backend_client_cert)]
     if len(paths) > 2:
         findings.refuse(given.where("backend_client_cert"), "names more than two files: write `pem` or `cert,key`")
         return

@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ ENV_FILE_VARIABLE = "APPLIANCE_ENV_FILE"
 ENVIRONMENT = "environment"
 MAX_ENV_FILE_BYTES = 1_000_000
 
+_SECRET_NAMES = ("GATEWAY_BEARER_TOKEN", "GATEWAY_BEARER_TOKENS", "GATEWAY_TOKEN_POLICIES_JSON")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Only names that begin like ours are looked at: other programs and later features have theirs.
 _OUR_PREFIXES = (
@@ -55,6 +57,7 @@ def _read_env_file(environ: Mapping[str, str], root: Path, findings: Findings) -
     try:
         with path.open("rb") as file:
             data = file.read(MAX_ENV_FILE_BYTES + 1)
+            mode = os.fstat(file.fileno()).st_mode
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
         if named:
@@ -71,7 +74,10 @@ def _read_env_file(environ: Mapping[str, str], root: Path, findings: Findings) -
     if len(data) > MAX_ENV_FILE_BYTES or "\0" in text:
         findings.refuse(str(path), "is no env file: write NAME=value lines")
         return {}
-    return _parse_env_file(path, text, findings)
+    found = _parse_env_file(path, text, findings)
+    if mode & 0o077 and any(name in found for name in _SECRET_NAMES):
+        findings.warn(str(path), f"holds secrets, and others may read it: run `chmod 600 {path}`")
+    return found
 
 
 def _parse_env_file(path: Path, text: str, findings: Findings) -> dict[str, Text]:

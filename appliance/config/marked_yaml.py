@@ -39,35 +39,34 @@ class _Document:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One value: its node, and the keys that lead to it. Each reader raises YamlMistake on another kind of value."""
+    """One value: its node, and the keys that lead to it. Each reader raises YamlMistake on another kind of value.
+
+    `line`: of its key, or of the item in a list; an alias has the line where it is used.
+    """
 
     node: yaml.Node
+    line: int
     keys: tuple[str, ...]
     document: _Document
 
     def mistake(self, message: str, *, line: int | None = None) -> YamlMistake:
-        where = f"{self.document.file}:{line or self.node.start_mark.line + 1}"
+        where = f"{self.document.file}:{line or self.line}"
         return YamlMistake(f"{where}: {'.'.join(self.keys)}" if self.keys else where, message)
 
-    @property
-    def is_null(self) -> bool:
-        return self.node.tag == f"{_TAG}null"
-
     def mapping(self) -> dict[str, "Entry"]:
-        """All keys, `<<` merged; a key that is there twice is refused, a null counts as not there."""
-        pairs = self._pairs(set())
-        entries = {key: Entry(node, (*self.keys, key), self.document) for key, node in pairs.items()}
-        return {key: entry for key, entry in entries.items() if not entry.is_null}
+        """All keys, `<<` merged; a key that is there twice is refused."""
+        pairs = self._pairs(frozenset())
+        return {key: Entry(node, line, (*self.keys, key), self.document) for key, (line, node) in pairs.items()}
 
     def known(self, names: Iterable[str]) -> dict[str, "Entry"]:
-        """The mapping, if it has no other keys than these."""
+        """The mapping, if it has no other keys than these; a null counts as not there."""
         allowed = tuple(names)
         entries = self.mapping()
         for key, entry in entries.items():
             if key not in allowed:
                 near = difflib.get_close_matches(key, allowed, n=1)
                 raise entry.mistake(f"is unknown: write {near[0] if near else ', '.join(allowed)}")
-        return entries
+        return {key: entry for key, entry in entries.items() if entry.node.tag != f"{_TAG}null"}
 
     def text(self) -> str:
         """Text with `${NAME}` replaced from the variables, `$$` by `$`."""
@@ -97,7 +96,10 @@ class Entry:
     def items(self) -> list["Entry"]:
         if not isinstance(self.node, yaml.SequenceNode):
             raise self.mistake("must be a list: write [a, b]")
-        return [Entry(node, (*self.keys, str(index)), self.document) for index, node in enumerate(self.node.value)]
+        return [
+            Entry(node, _line(node), (*self.keys, str(index)), self.document)
+            for index, node in enumerate(self.node.value)
+        ]
 
     def _scalar(self) -> str:
         """A value as it was written, variables replaced, whatever its type."""
@@ -115,29 +117,29 @@ class Entry:
             raise self.mistake(f"${{{name}}} is not set: set {name} in the environment or the env file")
         return self.document.variables[name]
 
-    def _pairs(self, inside: set[int]) -> dict[str, yaml.Node]:
+    def _pairs(self, inside: frozenset[int]) -> "_Pairs":
         node = self.node
         if not isinstance(node, yaml.MappingNode):
             raise self.mistake("must be a mapping: write `key: value` lines below it")
-        own: dict[str, yaml.Node] = {}
-        merged: dict[str, yaml.Node] = {}
+        own: _Pairs = {}
+        merged: _Pairs = {}
         for key, value in node.value:
             if key.tag == f"{_TAG}merge":
                 merged = self._merge(value, inside | {id(node)}) | merged
                 continue
             name = self._key(key)
             if name in own:
-                raise self.mistake(f"`{name}` is there twice: keep one", line=key.start_mark.line + 1)
-            own[name] = value
+                raise self.mistake(f"`{name}` is there twice: keep one", line=_line(key))
+            own[name] = (_line(key), value)
         return merged | own
 
-    def _merge(self, value: yaml.Node, inside: set[int]) -> dict[str, yaml.Node]:
+    def _merge(self, value: yaml.Node, inside: frozenset[int]) -> "_Pairs":
         """What `<<` brings; the first of several wins. Bounded: aliases could multiply without end."""
-        merged: dict[str, yaml.Node] = {}
+        merged: _Pairs = {}
         for node in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-            if id(node) in inside:
-                raise self.mistake("merges itself: drop the `<<`")
-            pairs = Entry(node, self.keys, self.document)._pairs(inside)
+            if id(node) in inside or len(inside) > MAX_DEPTH:
+                raise self.mistake("merges itself, or through too many others: drop the `<<`")
+            pairs = Entry(node, self.line, self.keys, self.document)._pairs(inside)
             self.document.merged_keys += len(pairs) + 1
             if self.document.merged_keys > MAX_MERGED_KEYS:
                 raise self.mistake("merges too much: write the keys out")
@@ -146,8 +148,11 @@ class Entry:
 
     def _key(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
-            raise self.mistake("has a key that is not a word: write `key: value`", line=node.start_mark.line + 1)
+            raise self.mistake("has a key that is not a word: write `key: value`", line=_line(node))
         return str(node.value)
+
+
+_Pairs = dict[str, tuple[int, yaml.Node]]  # by key: the key's line, and the value
 
 
 def load_marked_yaml(file: Path, variables: Mapping[str, str]) -> Entry:
@@ -167,7 +172,12 @@ def load_marked_yaml(file: Path, variables: Mapping[str, str]) -> Entry:
         raise _syntax_mistake(file, error) from None
     if node is None:
         raise YamlMistake(str(file), "is empty: write `backends:` and classes below it")
-    return Entry(node, (), _Document(file, variables))
+    return Entry(node, _line(node), (), _Document(file, variables))
+
+
+def _line(marked: yaml.Node | yaml.Event) -> int:
+    mark = marked.start_mark
+    return mark.line + 1 if mark is not None else 1
 
 
 def _check_depth(file: Path, text: str) -> None:
@@ -177,16 +187,15 @@ def _check_depth(file: Path, text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                line = event.start_mark.line + 1
-                raise YamlMistake(f"{file}:{line}", f"is nested deeper than {MAX_DEPTH}: write fewer levels")
+                raise YamlMistake(f"{file}:{_line(event)}", f"is nested deeper than {MAX_DEPTH}: write fewer levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
 
 def _syntax_mistake(file: Path, error: yaml.YAMLError) -> YamlMistake:
-    problem, line = "unreadable", 0
+    problem, where = "a character that YAML forbids", str(file)
     if isinstance(error, yaml.MarkedYAMLError):
-        problem = error.problem or problem
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-    where = f"{file}:{line}" if line else str(file)
+        problem = error.problem or "unreadable"
+        mark = error.problem_mark
+        where = f"{file}:{mark.line + 1}" if mark is not None else where
     return YamlMistake(where, f"is not YAML ({problem}): check indentation, colons and quotes")

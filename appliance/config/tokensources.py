@@ -15,7 +15,7 @@ from appliance.config.tokens import (
     make_token,
     read_token_file,
 )
-from appliance.config.values import is_loopback
+from appliance.config.values import is_loopback, split_csv
 
 CREDENTIAL = "tokens"
 CREDENTIAL_SOURCE = "$CREDENTIALS_DIRECTORY/tokens"
@@ -65,7 +65,7 @@ def _choose_source(given: Given, environ: Mapping[str, str], findings: Findings)
             findings.warn(source, f"is not used, because {field.upper()} is set")
         if field == "gateway_bearer_token":
             return (text.strip(),), given.where(field)
-        texts = tuple(item for part in text.split(",") if (item := part.strip()))
+        texts = split_csv(text)
         if not texts:
             findings.refuse(given.where(field), "holds no token: write tokens with commas between them, or unset it")
         return texts, given.where(field)

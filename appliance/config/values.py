@@ -21,18 +21,13 @@ def parse_boolean(value: object) -> object:
         raise ValueError("is neither yes nor no: write true or false (1, 0, yes, no, on, off)") from None
 
 
-def parse_csv(value: object) -> object:
+def split_csv(text: str) -> tuple[str, ...]:
     """Items are stripped, empty ones dropped."""
-    if not isinstance(value, str):
-        return value
-    return tuple(item for part in value.split(",") if (item := part.strip()))
+    return tuple(item for part in text.split(",") if (item := part.strip()))
 
 
 def parse_networks(value: object) -> object:
-    items = parse_csv(value)
-    if not isinstance(items, tuple):
-        return items
-    return tuple(parse_network(item) if isinstance(item, str) else item for item in items)
+    return tuple(parse_network(item) for item in split_csv(value)) if isinstance(value, str) else value
 
 
 def parse_network(text: str) -> Network:
@@ -74,10 +69,7 @@ def parse_host_name(text: str) -> str:
 
 
 def parse_host_names(value: object) -> object:
-    items = parse_csv(value)
-    if not isinstance(items, tuple):
-        return items
-    return tuple(parse_host_name(item) if isinstance(item, str) else item for item in items)
+    return tuple(parse_host_name(item) for item in split_csv(value)) if isinstance(value, str) else value
 
 
 def parse_base_url(value: str) -> str:

@@ -158,9 +158,9 @@ class HypercornSession:
 
     async def put(self, call: RunningRequest, message: Message) -> None:
         """Pass a message from the client to its call."""
-        await call.put(message)
-        if call is self._current and call.body_complete and self._phase == "body":
+        if call is self._current and self._phase == "body" and not message.get("more_body", True):
             self._enter("running")
+        await call.put(message)
 
     async def send(self, call: RunningRequest, to_stream: SendToStream, message: Message) -> None:
         """Pass a message from a call to its client; into the void when there is none any more."""

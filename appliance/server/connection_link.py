@@ -1,5 +1,6 @@
 """Link: one client's bytes, the deadline its reader runs under, and the ways a connection ends. Knows no HTTP parser."""
 
+import ssl
 from collections.abc import Callable
 
 import trio
@@ -12,6 +13,8 @@ RECEIVE_BYTES = 65_536
 LINGER_S = 2.0
 # What one send hands to TLS at a time: a 50 MB answer is not encrypted in one go.
 PIECE_BYTES = 65_536
+# How long a cancelled application waits for a client to take what is being sent.
+SHIELD_S = 1.0
 
 Address = tuple[str, int]
 
@@ -78,6 +81,8 @@ class Link:
 
     async def write(self, data: bytes) -> None:
         """Send, or drop the data when the connection ends or has ended."""
+        if not data:  # the end of a message of known length
+            return
         if self.closing or self.gone:
             await trio.lowlevel.checkpoint()
             return
@@ -120,7 +125,7 @@ class Link:
                 await self._stream_end()
                 while await self._transport.receive_some(RECEIVE_BYTES):
                     pass
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
                 pass
         self.cut()
 
@@ -132,17 +137,25 @@ class Link:
             await self._transport.send_eof()
 
     async def _write(self, data: bytes) -> None:
+        """Write a whole message, or end the connection: after half a one nothing could be understood.
+
+        A cancellation waits for the first piece, if the client takes it at once. So a stream that is cut short between
+        two events can still carry one more; and who streams to a slow client can be cancelled all the same.
+        """
         sent = False
         try:
-            async with self._writing:
-                for start in range(0, len(data), PIECE_BYTES):
-                    await self._stream.send_all(memoryview(data)[start : start + PIECE_BYTES])
+            with trio.CancelScope(shield=True) as shield:  # the transport lowers it after SHIELD_S
+                async with self._writing:
+                    self._transport.shield_sends(shield, SHIELD_S)
+                    for start in range(0, len(data), PIECE_BYTES):
+                        await self._stream.send_all(memoryview(data)[start : start + PIECE_BYTES])
+                        shield.shield = False
             sent = True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
-            # Also when cancelled: half a message is out, and nothing that follows could be understood.
             if not sent:
                 self._transport.reset()
                 self.reading.cancel()
                 self.on_gone()
+        await trio.lowlevel.checkpoint_if_cancelled()  # what waited behind the shield

@@ -26,7 +26,6 @@ class RunningRequest:
         self.scope = trio.CancelScope()
         self.closed = False
         self.begun = False
-        self.body_complete = False
         self._messages: deque[Message] = deque()
         self._held_bytes = 0
         self._arrived = trio.lowlevel.ParkingLot()
@@ -37,10 +36,9 @@ class RunningRequest:
         if message["type"] == "http.disconnect":
             self.close()
             return
-        if not message["more_body"]:
-            self.body_complete = True
-        # One checkpoint a message: thousands of tiny chunks in one receive must not hold up the other connections.
-        await trio.lowlevel.checkpoint()
+        if self._messages:
+            # Thousands of tiny chunks in one receive must not hold up the other connections.
+            await trio.lowlevel.checkpoint()
         while self._held_bytes >= HELD_BYTES and not self.closed:
             await self._taken.park()
         if not self.closed:

@@ -28,10 +28,17 @@ class Transport(trio.abc.HalfCloseableStream):
         self._inner = inner
         self._close_inner = close_inner
         self._write_stall_timeout_s = write_stall_timeout_s
+        self._shield: trio.CancelScope | None = None
+        self._shield_until = 0.0
         self.closed = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         return await self._inner.receive_some(max_bytes)
+
+    def shield_sends(self, shield: trio.CancelScope, seconds: float) -> None:
+        """Keep a shield up for the next sends, until the reader has made them wait this long."""
+        self._shield = shield
+        self._shield_until = trio.current_time() + seconds
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send, with a deadline that starts anew whenever the other side takes something.
@@ -40,10 +47,15 @@ class Transport(trio.abc.HalfCloseableStream):
         """
         rest = memoryview(data)
         while rest:
-            with trio.move_on_after(self._write_stall_timeout_s) as scope:
+            shielded = self._shield is not None and self._shield.shield
+            stalled_at = trio.current_time() + self._write_stall_timeout_s
+            with trio.move_on_at(min(stalled_at, self._shield_until) if shielded else stalled_at) as scope:
                 rest = rest[await self._send_some(rest) :]
-            if scope.cancelled_caught:
+            if not scope.cancelled_caught:
+                continue
+            if not shielded or self._shield is None:
                 raise WriteStalled(f"the reader took nothing for {self._write_stall_timeout_s} s")
+            self._shield.shield = False
 
     async def _send_some(self, data: memoryview) -> int:
         if not isinstance(self._inner, trio.SocketStream):

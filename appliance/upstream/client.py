@@ -8,28 +8,30 @@ pool has nothing to poll, and to cancel is to close.
 import base64
 import io
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Any, cast
 from urllib.parse import unquote
 
-import certifi
+import httpcore
 import httpx
 import trio
 
 from appliance.config.settings import Settings
-from appliance.protocol.errors import GatewayError, UpstreamFailed, UpstreamTimeout
-from appliance.upstream.exchange import UNREACHABLE, UpstreamAnswer, UpstreamCall
+from appliance.protocol.errors import GatewayError, UpstreamFailed
+from appliance.upstream.deadlines import Deadlines
+from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
+from appliance.upstream.tls import tls_context
 
 __all__ = ["Observe", "UpstreamAnswer", "UpstreamCall", "UpstreamClient", "open_upstream"]
 
 Observe = Callable[[str, float], None]
-Phase = Literal["connect", "first byte", "idle", "total"]
 
 MAX_HEADER_FIELDS = 100  # as our own listener; httpcore refuses 100 KiB of headers before we see them
 MAX_HEADER_BYTES = 32 * 1024
+
+_CLOSE_S = 1.0  # closing a socket does not wait; a bound all the same
 
 _USER_AGENT = "appliance"
 _FIXED_HEADERS = {
@@ -39,12 +41,7 @@ _FIXED_HEADERS = {
     "User-Agent": _USER_AGENT,
 }
 
-_IN_PLAIN_WORDS: dict[Phase, str] = {
-    "connect": "took no connection within {:g} s",
-    "first byte": "did not answer within {:g} s",
-    "idle": "fell silent for {:g} s in the middle of its answer",
-    "total": "did not finish its answer within {:g} s",
-}
+_TOO_LONG = "answered more than {} bytes"
 
 # One table for everything the HTTP library raises. Its own words name hosts and addresses: they stay inside.
 _BROKEN: tuple[tuple[type[BaseException], str], ...] = (
@@ -58,33 +55,8 @@ _BROKEN: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLError, "failed the TLS handshake"),
     (OSError, "broke off the connection"),
     (UnicodeError, "has an address that is not a URL"),
+    (Exception, "could not be talked to"),
 )
-_BREAKAGES = tuple(kind for kind, _ in _BROKEN)
-
-
-class _Deadlines:
-    """One cancel scope whose deadline moves with the phases of a call; remembers which one it was."""
-
-    def __init__(self, total_s: float) -> None:
-        self.scope = trio.CancelScope()
-        self.phase: Phase = "connect"
-        self.limit_s = 0.0
-        self._total_s = total_s
-        self._end = trio.current_time() + total_s
-
-    def __enter__(self) -> Self:
-        self.scope.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return self.scope.__exit__(kind, value, traceback)
-
-    def enter_phase(self, phase: Phase, limit_s: float) -> None:
-        deadline = trio.current_time() + limit_s
-        self.phase, self.limit_s = (phase, limit_s) if deadline < self._end else ("total", self._total_s)
-        self.scope.deadline = min(deadline, self._end)
 
 
 @dataclass(slots=True)
@@ -93,6 +65,33 @@ class _Reading:
 
     body: io.BytesIO
     excess: str | None = None
+
+
+class _Line:
+    """The TCP connection of one exchange, kept in hand: httpcore 1.0 forgets it when a TLS handshake is cancelled."""
+
+    def __init__(self) -> None:
+        self.stream: httpcore.AsyncNetworkStream | None = None
+
+    async def close(self) -> None:
+        if self.stream is not None:
+            with trio.move_on_after(_CLOSE_S, shield=True):
+                await self.stream.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body in one piece. Not a generator: one that is cancelled while sending is left to the collector."""
+
+    def __init__(self, body: bytes) -> None:
+        self._pieces = [body] if body else []
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._pieces:
+            raise StopAsyncIteration
+        return self._pieces.pop()
 
 
 class UpstreamClient:
@@ -112,19 +111,26 @@ class UpstreamClient:
         Raises UpstreamTimeout naming the deadline that passed; UpstreamFailed for a backend that cannot be reached,
         breaks off, redirects, compresses, answers invalid HTTP or more than the caps. Closes the connection always.
         """
-        with _Deadlines(call.total_s) as deadlines:
+        with Deadlines(call.total_s) as deadlines:
             deadlines.enter_phase("connect", self._connect_s)
+            line = _Line()
             try:
-                return await self._exchange(call, deadlines)
-            except _BREAKAGES as error:
+                answer = await self._exchange(call, deadlines, line)
+            except GatewayError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a hostile answer makes the library raise is the backend's failure
                 raise _map_breakage(error, call.backend_class) from None
-        raise _timed_out(deadlines, call.backend_class)
+            finally:
+                await line.close()
+            self._observe(call.backend_class, answer.latency_s)
+            return answer
+        raise deadlines.error(call.backend_class)
 
-    async def _exchange(self, call: UpstreamCall, deadlines: _Deadlines) -> UpstreamAnswer:
+    async def _exchange(self, call: UpstreamCall, deadlines: Deadlines, line: _Line) -> UpstreamAnswer:
         started = trio.current_time()
-        response = await self._transport.handle_async_request(_request(call, deadlines))
+        response = await self._transport.handle_async_request(_request(call, deadlines, line))
         latency_s = trio.current_time() - started
-        reading = _Reading(io.BytesIO(), excess=_unacceptable(response))
+        reading = _Reading(io.BytesIO(), excess=_unacceptable(response, call.max_body_bytes))
         with trio.CancelScope() as reader:
             if reading.excess is not None:
                 reader.cancel()
@@ -132,7 +138,6 @@ class UpstreamClient:
             await _read(response, call, deadlines, reading, reader)
         if reading.excess is not None:
             raise UpstreamFailed(f"{call.backend_class} {reading.excess}.", upstream=call.backend_class)
-        self._observe(call.backend_class, latency_s)
         return UpstreamAnswer(
             status=response.status_code,
             content_type=response.headers.get("content-type", ""),
@@ -143,7 +148,7 @@ class UpstreamClient:
 
 
 async def _read(
-    response: httpx.Response, call: UpstreamCall, deadlines: _Deadlines, reading: _Reading, reader: trio.CancelScope
+    response: httpx.Response, call: UpstreamCall, deadlines: Deadlines, reading: _Reading, reader: trio.CancelScope
 ) -> None:
     """Read the body under its cap. A body that is not wanted is cancelled from inside its iterator.
 
@@ -154,7 +159,7 @@ async def _read(
         if reading.excess is not None:
             continue
         if reading.body.tell() + len(piece) > call.max_body_bytes:
-            reading.excess = f"answered more than {call.max_body_bytes} bytes"
+            reading.excess = _TOO_LONG.format(call.max_body_bytes)
             reader.cancel()
             continue
         reading.body.write(piece)
@@ -162,11 +167,14 @@ async def _read(
     await stream.aclose()
 
 
-def _request(call: UpstreamCall, deadlines: _Deadlines) -> httpx.Request:
+def _request(call: UpstreamCall, deadlines: Deadlines, line: _Line) -> httpx.Request:
     url = httpx.URL(call.url)
     credentials = _basic(url)
+    framing = {"Host": url.netloc.decode("ascii"), "Content-Length": str(len(call.body))}
 
-    async def trace(event: str, _info: object) -> None:
+    async def trace(event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            line.stream = info["return_value"]
         # The connection stands, TLS included: from here on the backend may have heard of this call.
         if event == "http11.send_request_headers.started":
             call.on_connected()
@@ -175,8 +183,8 @@ def _request(call: UpstreamCall, deadlines: _Deadlines) -> httpx.Request:
     return httpx.Request(
         call.method,
         url.copy_with(userinfo=b""),
-        headers={**_FIXED_HEADERS, **credentials, **call.headers},
-        content=call.body,
+        headers={**_FIXED_HEADERS, **credentials, **call.headers, **framing},
+        stream=_Body(call.body),
         extensions={"trace": trace},
     )
 
@@ -187,7 +195,7 @@ def _basic(url: httpx.URL) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(unquote(url.userinfo.decode()).encode()).decode()}
 
 
-def _unacceptable(response: httpx.Response) -> str | None:
+def _unacceptable(response: httpx.Response, max_body_bytes: int) -> str | None:
     """Say what is wrong with the answer's head, if anything."""
     raw = response.headers.raw
     if len(raw) > MAX_HEADER_FIELDS or sum(len(name) + len(value) for name, value in raw) > MAX_HEADER_BYTES:
@@ -198,18 +206,14 @@ def _unacceptable(response: httpx.Response) -> str | None:
         return f"answered {response.status_code}, a redirect: put its real address into base_url"
     if response.status_code < 200:
         return f"answered {response.status_code}, which was not asked for"
+    if int(response.headers.get("content-length", "0")) > max_body_bytes:
+        return _TOO_LONG.format(max_body_bytes)
     return None
 
 
-def _map_breakage(error: BaseException, backend_class: str) -> GatewayError:
+def _map_breakage(error: BaseException, backend_class: str) -> UpstreamFailed:
     words = next(words for kind, words in _BROKEN if isinstance(error, kind))
-    code = UNREACHABLE if isinstance(error, httpx.ConnectError) else None
-    return UpstreamFailed(f"{backend_class} {words}.", upstream=backend_class, code=code)
-
-
-def _timed_out(deadlines: _Deadlines, backend_class: str) -> UpstreamTimeout:
-    words = _IN_PLAIN_WORDS[deadlines.phase].format(deadlines.limit_s)
-    return UpstreamTimeout(f"{backend_class} {words} ({deadlines.phase} deadline).", upstream=backend_class)
+    return UpstreamFailed(f"{backend_class} {words}.", upstream=backend_class)
 
 
 def _ignore(_backend_class: str, _seconds: float) -> None:
@@ -220,7 +224,7 @@ def _ignore(_backend_class: str, _seconds: float) -> None:
 async def open_upstream(settings: Settings, *, observe: Observe = _ignore) -> AsyncIterator[UpstreamClient]:
     """Open the client for the life of the process. Raises ValueError naming the setting whose file cannot be used."""
     transport = httpx.AsyncHTTPTransport(
-        verify=_ssl_context(settings),
+        verify=tls_context(settings),
         trust_env=False,
         http1=True,
         http2=False,
@@ -229,20 +233,3 @@ async def open_upstream(settings: Settings, *, observe: Observe = _ignore) -> As
     )
     async with transport:
         yield UpstreamClient(transport, connect_s=settings.backend_connect_timeout_sec, observe=observe)
-
-
-def _ssl_context(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.backend_ca_bundle or certifi.where())
-    except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"BACKEND_CA_BUNDLE: not a PEM bundle that can be read ({type(error).__name__})") from None
-    if not settings.backend_verify_tls:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if settings.backend_client_cert:
-        certificate, _, key = settings.backend_client_cert.partition(",")
-        try:
-            context.load_cert_chain(certificate.strip(), key.strip() or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ValueError(f"BACKEND_CLIENT_CERT: cannot be used ({type(error).__name__})") from None
-    return context

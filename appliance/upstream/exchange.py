@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 MAX_JSON_BYTES = 16 * 1024 * 1024  # threats: an upstream's JSON
 
-UNREACHABLE = "upstream_unreachable"  # code of an UpstreamFailed before which no byte of the request was sent
-
 
 def _ignore() -> None:
     return

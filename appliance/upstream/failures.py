@@ -61,7 +61,6 @@ def failure_from_answer(answer: UpstreamAnswer, *, upstream: str) -> UpstreamFai
         upstream_status=answer.status,
         body=_bounded(redact(_text(answer.body))),
         status=answer.status if client_fault else None,
-        code=_code(answer.status),
         retry_after_s=_retry_after_s(answer.retry_after) if answer.status == 429 else None,
     )
 
@@ -75,10 +74,6 @@ def parse_json_object(body: bytes, *, upstream: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UpstreamFailed(f"{upstream} answered JSON that is not an object.", upstream=upstream)
     return value
-
-
-def _code(status: int) -> str | None:
-    return "backend_overloaded" if status == 429 else None
 
 
 def _retry_after_s(header: str | None) -> float:

@@ -109,9 +109,15 @@ async def probe(one: BackendClass, upstream: UpstreamClient, timeout_s: float) -
 
 
 async def _ask(one: BackendClass, upstream: UpstreamClient, path: str, timeout_s: float) -> Health:
-    url = one.base_url.rstrip("/") + "/" + path.lstrip("/")
     answer = await upstream.exchange(
-        UpstreamCall(one.name, "GET", url, timeout_s, timeout_s, max_body_bytes=_PROBE_BODY_BYTES)
+        UpstreamCall(
+            backend_class=one.name,
+            method="GET",
+            url=_probe_url(one.base_url, path),
+            first_byte_s=timeout_s,
+            idle_s=timeout_s,
+            max_body_bytes=_PROBE_BODY_BYTES,
+        )
     )
     ok = _counts(answer, exact=one.health.exact)
     return Health(
@@ -122,6 +128,13 @@ async def _ask(one: BackendClass, upstream: UpstreamClient, path: str, timeout_s
         status=answer.status,
         latency_ms=round(answer.latency_s * 1000, 1),
     )
+
+
+def _probe_url(base_url: str, path: str) -> str:
+    """One `/v1`, where both have it."""
+    base = base_url.rstrip("/")
+    path = "/" + path.lstrip("/")
+    return (base.removesuffix("/v1") if path.startswith("/v1/") else base) + path
 
 
 def _counts(answer: UpstreamAnswer, *, exact: bool) -> bool:

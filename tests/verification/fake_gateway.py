@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,17 +17,28 @@ PNG = base64.b64decode(
 REQUEST_ID = "req-" + "0a" * 12
 
 
-class FakeGateway:
-    """`fault` names the one thing it does wrong; its `exchange` is what the program under test calls through."""
+Spoil = Callable[[Call, Answer], Answer]
 
-    def __init__(self, fault: str = "", backend: str = "mock") -> None:
+
+class FakeGateway:
+    """`fault` names the one thing it does wrong, or `spoil` changes its answers on their way out.
+
+    Its `exchange` is what the program under test calls through.
+    """
+
+    def __init__(self, fault: str = "", backend: str = "mock", spoil: Spoil | None = None) -> None:
         self.fault = fault
         self.backend = backend
+        self.spoil = spoil
         self.calls: list[Call] = []
         self.pictures: dict[str, bytes] = {}
 
     def exchange(self, call: Call) -> Answer:
         self.calls.append(call)
+        answer = self._answer(call)
+        return answer if self.spoil is None else self.spoil(call, answer)
+
+    def _answer(self, call: Call) -> Answer:
         path = urlsplit(call.url).path
         if self.fault == "unreachable":
             raise Unreachable("nothing there")

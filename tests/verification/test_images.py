@@ -2,52 +2,109 @@
 
 import base64
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from appliance.verification.http import Answer, Call, Exchange, Unreachable
+from appliance.verification.image_checks import GENERATIONS
 from appliance.verification.images import main
-from tests.verification.fake_gateway import BASE_URL, PNG, TOKEN, FakeGateway
+from tests.verification.fake_gateway import BASE_URL, PNG, TOKEN, FakeGateway, Spoil
 
 FLAGS = ["--gateway-base-url", BASE_URL, "--token", TOKEN]
 
-# What the gateway does wrong, and the check that must say so.
+# What the gateway does wrong, the check that must say so, and words of what it must say.
 FAULTS = {
-    "unreachable": "health_get",
-    "ill": "health_get",
-    "no_id": "health_get",
-    "two_ids": "health_get",
-    "open": "token_required",
-    "no_challenge": "token_required",
-    "no_source": "token_required",
-    "wrong_type": "refuse_n",
-    "full": "images_url",
-    "both": "images_b64_json",
-    "no_gateway": "images_url",
-    "wrong_backend_used": "images_url",
-    "without_Content-Type": "image_fetch_signed",
-    "without_X-Content-Type-Options": "image_fetch_signed",
-    "without_Content-Security-Policy": "image_fetch_signed",
-    "other_bytes": "image_fetch_signed",
-    "wrong_hash": "image_fetch_token",
-    "wrong_magic": "image_fetch_signed",
-    "takes_any_signature": "image_signature",
-    "takes_any_end": "image_signature",
-    "takes_no_signature": "image_signature",
-    "bad_base64": "images_b64_json",
-    "random": "images_deterministic",
-    "constant": "images_deterministic",
-    "takes_n": "refuse_n",
-    "takes_prompt": "refuse_prompt",
-    "takes_size": "refuse_size",
-    "takes_format": "refuse_format",
-    "takes_json": "refuse_json",
-    "takes_content_type": "refuse_content_type",
-    "keeps_slot": "slots_back",
-    "loses_slot": "slots_back",
-    "odd_status": "slots_back",
+    "unreachable": ("health_get", "nothing there"),
+    "ill": ("health_get", "503"),
+    "no_id": ("health_get", "x-request-id is None"),
+    "two_ids": ("health_get", "x-request-id is 'req-"),
+    "open": ("token_required", "expected 401, got 200"),
+    "no_challenge": ("token_required", "WWW-Authenticate is None"),
+    "no_source": ("token_required", "lacks source"),
+    "wrong_type": ("refuse_n", "`error.type` is 'error'"),
+    "full": ("images_url", "429 no"),
+    "both": ("images_b64_json", "the item holds b64_json, url"),
+    "no_gateway": ("images_url", "no `_gateway`"),
+    "wrong_backend_used": ("images_url", "X-Backend-Used is 'other'"),
+    "without_Content-Type": ("image_fetch_signed", "content-type is None"),
+    "without_X-Content-Type-Options": ("image_fetch_signed", "x-content-type-options is None"),
+    "without_Content-Security-Policy": ("image_fetch_signed", "without sandbox"),
+    "other_bytes": ("image_fetch_signed", "SHA-256"),
+    "wrong_hash": ("image_fetch_token", "SHA-256"),
+    "wrong_magic": ("image_fetch_signed", "the bytes are None"),
+    "takes_any_signature": ("image_signature", "another signature was let in"),
+    "takes_any_end": ("image_signature", "a later end was let in"),
+    "takes_no_signature": ("image_signature", "no signature was let in"),
+    "bad_base64": ("images_b64_json", "no base64"),
+    "random": ("images_deterministic", "another picture for the same prompt"),
+    "constant": ("images_deterministic", "the same picture for another prompt"),
+    "takes_n": ("refuse_n", "expected 400, got 200"),
+    "takes_prompt": ("refuse_prompt", "expected 400, got 200"),
+    "takes_size": ("refuse_size", "expected 400, got 200"),
+    "takes_format": ("refuse_format", "expected 400, got 200"),
+    "takes_json": ("refuse_json", "expected 400, got 200"),
+    "takes_content_type": ("refuse_content_type", "expected 415, got 200"),
+    "keeps_slot": ("slots_back", "still holds slots for req-"),
+    "loses_slot": ("slots_back", "does not add up"),
+    "odd_status": ("slots_back", "an answer of an unexpected shape"),
 }
+
+
+def change(path: str, edit: Callable[[Any], object], *, only: int = 200) -> Spoil:
+    """Edit the JSON of answers with this status on this path, in place, or put in what `edit` returns."""
+
+    def spoil(call: Call, answer: Answer) -> Answer:
+        if urlsplit(call.url).path != path or answer.status != only:
+            return answer
+        body = answer.json()
+        changed = edit(body)
+        return replace(answer, body=json.dumps(body if changed is None else changed).encode())
+
+    return spoil
+
+
+def restatus(path: str, status: int, *, token: bool) -> Spoil:
+    """Answer this status on paths that start so, to calls with or without a token."""
+
+    def spoil(call: Call, answer: Answer) -> Answer:
+        hit = urlsplit(call.url).path.startswith(path) and token == ("Authorization" in call.headers)
+        return replace(answer, status=status) if hit else answer
+
+    return spoil
+
+
+def without_ids(status: int) -> Spoil:
+    """Leave x-request-id out of generations with this status."""
+
+    def spoil(call: Call, answer: Answer) -> Answer:
+        hit = urlsplit(call.url).path == GENERATIONS and answer.status == status
+        return replace(answer, headers=answer.headers[:-1]) if hit else answer
+
+    return spoil
+
+
+SPOILS: dict[str, tuple[Spoil, str, str]] = {
+    "other health": (change("/health", lambda body: {"ok": 1, "x": 2}), "health_get", "the body is"),
+    "no id on 200": (without_ids(200), "images_url", "x-request-id is None"),
+    "no id on 400": (without_ids(400), "refuse_n", "x-request-id is None"),
+    "no created": (change(GENERATIONS, lambda body: body.pop("created") and None), "images_url", "`created`"),
+    "two items": (change(GENERATIONS, lambda body: body["data"].append({})), "images_url", "the one picture"),
+    "no mime": (change(GENERATIONS, lambda body: body["_gateway"].pop("mime") and None), "images_url", "lacks mime"),
+    "odd mime": (change(GENERATIONS, lambda body: body["_gateway"].update(mime="image/gif")), "images_url", "'image/gif'"),
+    "no hash": (change(GENERATIONS, lambda body: body["_gateway"].update(sha256=[])), "images_url", "one hash a picture"),
+    "no signature": (change(GENERATIONS, lambda body: body["data"][0].update(url="/ui/x")), "image_signature", "no exp and sig"),
+    "no path": (change(GENERATIONS, lambda body: body["data"][0].update(url="http:")), "image_fetch_signed", "no path"),
+    "no error": (change(GENERATIONS, lambda body: {"detail": "no"}, only=400), "refuse_n", "no `error`"),
+    "gone for strangers": (restatus("/ui/", 410, token=False), "image_fetch_signed", "the signed URL without a token: 410"),
+    "gone for all": (restatus("/ui/", 410, token=True), "image_fetch_token", "the unsigned URL with a token: 410"),
+    "status fails": (restatus("/v1/gateway/", 500, token=True), "slots_back", "500"),
+    "no such class": (change("/v1/gateway/status", lambda body: body["admission_control"].clear()), "slots_back", "no gpu_heavy.images"),
+}  # fmt: skip
 
 
 def run(
@@ -71,12 +128,35 @@ def test_each_line_names_check_outcome_and_detail(capsys: pytest.CaptureFixture[
     assert all(line.split()[1] in {"OK", "SKIP", "FAIL"} for line in out.splitlines()[:-1])
 
 
-@pytest.mark.parametrize(("fault", "check"), FAULTS.items())
-def test_a_broken_promise_is_found(capsys: pytest.CaptureFixture[str], fault: str, check: str) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_promise_is_found(capsys: pytest.CaptureFixture[str], fault: str) -> None:
     code, out, _ = run(capsys, FakeGateway(fault).exchange)
+    expect_failure(code, out, *FAULTS[fault])
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_a_spoilt_answer_is_found(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    spoil, check, words = SPOILS[name]
+    code, out, _ = run(capsys, FakeGateway(spoil=spoil).exchange)
+    expect_failure(code, out, check, words)
+
+
+def expect_failure(code: int, out: str, check: str, words: str) -> None:
     assert code == 2
-    failed = [line.split()[0] for line in out.splitlines() if " FAIL " in line]
-    assert check in failed, out
+    line = next(line for line in out.splitlines() if line.startswith(f"{check} "))
+    assert line.split()[1] == "FAIL", out
+    assert words in line, out
+
+
+def test_a_gateway_that_is_ill_is_not_asked_to_draw(capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeGateway("ill")
+    run(capsys, fake.exchange)
+    assert len(fake.calls) == 1
+
+
+def test_checks_of_pictures_are_skipped_when_none_was_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, FakeGateway("full").exchange)
+    assert out.count("SKIP  no picture was drawn") == 5
 
 
 def test_relative_urls_are_fetched_from_the_gateway(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,22 +259,22 @@ def test_an_image_server_is_asked_directly_and_without_our_token(capsys: pytest.
 
 @pytest.mark.parametrize("name", IMAGE_SERVERS)
 @pytest.mark.parametrize(
-    "answer",
+    ("status", "body", "words"),
     [
-        Answer(500, (), b'{"error":"server_error"}'),
-        Answer(200, (), b"<html>"),
-        Answer(200, (), b'{"images":[],"data":[]}'),
-        Answer(200, (), b'{"images":["!!"],"data":[{"b64_json":"!!"}]}'),
-        Answer(200, (), b'{"images":["aGk="],"data":[{"b64_json":"aGk="}]}'),
-        Answer(200, (), b'{"images":[5],"data":[5]}'),
+        (500, b'{"error":"server_error"}', "500 server_error"),
+        (200, b"<html>", "no JSON object"),
+        (200, b'{"images":[],"data":[]}', "is empty"),
+        (200, b'{"images":["!!"],"data":[{"b64_json":"!!"}]}', "is no base64:"),
+        (200, b'{"images":["aGk="],"data":[{"b64_json":"aGk="}]}', "2 bytes of no known picture format"),
+        (200, b'{"images":[5],"data":[{"b64_json":5}]}', "no base64 text"),
     ],
 )
 def test_an_image_server_that_does_not_draw_fails(
-    capsys: pytest.CaptureFixture[str], name: str, answer: Answer
+    capsys: pytest.CaptureFixture[str], name: str, status: int, body: bytes, words: str
 ) -> None:
+    answer = Answer(status, (), body)
     code, out, _ = run(capsys, split(lambda _: answer, FakeGateway()), *IMAGE_SERVERS[name][0])
-    assert code == 2
-    assert " FAIL " in out.splitlines()[0]
+    expect_failure(code, out, out.split()[0], words)
     assert "1 failed" in out.splitlines()[-1]
 
 

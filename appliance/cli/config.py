@@ -1,0 +1,164 @@
+"""`appliance config`: is the configuration good, and what does it come to. Secrets are never shown."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from appliance.config.classes import BackendClass
+from appliance.config.errors import ConfigError
+from appliance.config.loading import Configuration, load_configuration
+from appliance.config.policies import TokenPolicy
+from appliance.config.tokens import TOKEN_FILE, Token
+
+EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+_REDACTED = "***"
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+
+
+@click.group(help="Check or show the configuration that `appliance serve` would run with.")
+def config() -> None:
+    pass
+
+
+@config.command(
+    short_help="Say whether `appliance serve` would start.",
+    help="Say whether `appliance serve` would start with this configuration: exit 0, or 78 and every mistake.",
+)
+@_as_json
+def check(*, as_json: bool) -> int:
+    try:
+        configuration = load_configuration(os.environ)
+    except ConfigError as error:
+        _say_mistakes(error, as_json=as_json)
+        return EXIT_CONFIGURATION
+    if as_json:
+        _echo_json({"ok": True, "errors": [], "warnings": list(configuration.warnings)})
+        return 0
+    for warning in configuration.warnings:
+        click.echo(f"warning: {warning}")
+    changed = sum(origin != "default" for origin in configuration.origins.values())
+    click.echo(
+        f"ok: {changed} settings set, {len(configuration.backends.classes)} classes, tokens: {_tokens(configuration)}"
+    )
+    return 0
+
+
+@config.command(
+    short_help="Show every setting and its origin.",
+    help="Show every setting with its origin, the backend classes and the tokens' fingerprints.",
+)
+@_as_json
+def show(*, as_json: bool) -> int:
+    configuration = load_configuration(os.environ)
+    if as_json:
+        _echo_json(_shown(configuration))
+        return 0
+    for name, setting in _settings(configuration).items():
+        click.echo(f"{name} = {_text(setting['value'])}   ({setting['origin']})")
+    click.echo(f"\nstate directory: {configuration.state_dir}")
+    click.echo(f"tokens: {_tokens(configuration)}")
+    for token in configuration.tokens:
+        click.echo(f"  {token.fingerprint}{_policy_text(token.policy)}")
+    click.echo("classes:")
+    for backend_class in configuration.backends.classes.values():
+        click.echo(f"  {_class_text(backend_class)}")
+    for old, name in configuration.backends.legacy_mapping.items():
+        click.echo(f"  {old} means {name}")
+    for warning in configuration.warnings:
+        click.echo(f"warning: {warning}")
+    return 0
+
+
+def _say_mistakes(error: ConfigError, *, as_json: bool) -> None:
+    if as_json:
+        _echo_json({"ok": False, "errors": [asdict(mistake) for mistake in error.mistakes], "warnings": []})
+        return
+    for mistake in error.mistakes:
+        click.echo(f"appliance: {mistake}", err=True)
+
+
+def _shown(configuration: Configuration) -> dict[str, Any]:
+    return {
+        "settings": _settings(configuration),
+        "state_dir": str(configuration.state_dir),
+        "tokens": {
+            "count": len(configuration.tokens),
+            "source": configuration.token_source,
+            "tokens": [_token(token) for token in configuration.tokens],
+        },
+        "backends": {name: _class(item) for name, item in configuration.backends.classes.items()},
+        "legacy_mapping": dict(configuration.backends.legacy_mapping),
+        "warnings": list(configuration.warnings),
+    }
+
+
+def _settings(configuration: Configuration) -> dict[str, dict[str, Any]]:
+    settings = configuration.settings
+    return {
+        field.upper(): {"value": _plain(getattr(settings, field)), "origin": configuration.origins[field]}
+        for field in type(settings).model_fields
+    }
+
+
+def _plain(value: object) -> Any:
+    """A value as JSON has it; of a secret only whether there is one."""
+    if isinstance(value, SecretStr):
+        return _REDACTED if value.get_secret_value() else ""
+    if isinstance(value, tuple | frozenset):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def _text(value: object) -> str:
+    """A value as an env file has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def _tokens(configuration: Configuration) -> str:
+    if configuration.tokens:
+        return f"{len(configuration.tokens)}, from {configuration.token_source}"
+    return f"none set: `appliance serve` makes one in {configuration.state_dir / TOKEN_FILE}"
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {"fingerprint": token.fingerprint, "policy": _policy(token.policy)}
+
+
+def _policy(policy: TokenPolicy) -> dict[str, Any]:
+    return {name: _plain(value) for name in TokenPolicy.__slots__ if (value := getattr(policy, name)) not in (None, ())}
+
+
+def _policy_text(policy: TokenPolicy) -> str:
+    return "".join(f"  {name}={_text(value)}" for name, value in _policy(policy).items())
+
+
+def _class(backend_class: BackendClass) -> dict[str, Any]:
+    capabilities = sorted(backend_class.capabilities)
+    return {
+        **asdict(backend_class),
+        "capabilities": capabilities,
+        "limits": {capability: backend_class.limit(capability) for capability in capabilities},
+    }
+
+
+def _class_text(backend_class: BackendClass) -> str:
+    limits = ", ".join(f"{name} {backend_class.limit(name)}" for name in sorted(backend_class.capabilities))
+    address = backend_class.base_url or "not configured"
+    needed = "required" if backend_class.required else "not required"
+    return f"{backend_class.name}: {backend_class.provider} at {address} ({limits}; {needed})"
+
+
+def _echo_json(value: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(value, indent=2))

@@ -1,0 +1,227 @@
+"""Containment and the stock server's defects (platform.md), one test each: one client's trouble is nobody else's."""
+
+import errno
+import os
+import struct
+from typing import Any
+
+import pytest
+import trio
+
+from appliance.server.listener_limits import ListenerLimits
+from tests.sockets.listening import answer, echo, listening, read_body, read_to_end, read_until
+
+GET = b"GET /health HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+MASKED_FRAME = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"
+
+
+async def assert_alive(house: Any) -> None:
+    assert (await house.exchange(GET)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_defect_1_websocket_upgrade_with_a_frame_in_the_same_packet_kills_nobody() -> None:
+    async with listening(echo) as house:
+        for _ in range(5):
+            client = await house.connect()
+            await client.send_all(UPGRADE + MASKED_FRAME)
+            await client.aclose()
+        assert (await house.exchange(UPGRADE + MASKED_FRAME)).startswith(b"HTTP/1.1 400 ")
+        await assert_alive(house)
+    assert house.crashes == []
+
+
+async def test_defect_2_stalled_readers_give_back_what_they_hold_and_do_not_hold_up_the_stop() -> None:
+    slots = trio.CapacityLimiter(2)
+
+    async def image(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        async with slots:
+            await answer(send, b"x" * 50_000_000)
+
+    async with listening(image, ListenerLimits(write_stall_timeout_s=0.2, drain_s=0.2, close_s=0.2)) as house:
+        stalled = [await house.connect() for _ in range(2)]
+        for client in stalled:
+            await client.send_all(GET)
+        with trio.fail_after(10):
+            while slots.borrowed_tokens < 2:
+                await trio.sleep(0.001)
+            while slots.borrowed_tokens:
+                await trio.sleep(0.01)
+        stalled.append(await house.connect())
+        await stalled[-1].send_all(GET)
+        house.stop.set()
+        with trio.fail_after(5):
+            await house.ended.wait()
+        for client in stalled:
+            await client.aclose()
+
+
+async def test_defect_3_idle_connection_after_a_quart_request_is_closed() -> None:
+    from quart_trio import QuartTrio
+
+    app = QuartTrio(__name__)
+
+    @app.get("/")
+    async def index() -> str:
+        return "hello"
+
+    async with listening(app, ListenerLimits(idle_timeout_s=0.1)) as house, await house.connect() as client:
+        for _ in range(2):
+            await client.send_all(b"GET / HTTP/1.1\r\nHost: g\r\n\r\n")
+            await read_until(client, b"hello")
+        with trio.fail_after(5):
+            assert await read_to_end(client) == b""
+
+
+async def test_defect_4_early_error_with_an_unread_body_is_received_and_the_connection_closed() -> None:
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, b"too large", 413)
+
+    async with listening(refuse) as house:
+        head = b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 3000000\r\n\r\n"
+        got = await house.exchange(head + b"x" * 3_000_000)
+        assert got.startswith(b"HTTP/1.1 413 ")
+        assert b"connection: close\r\n" in got.lower()
+        assert (await house.exchange(head)).startswith(b"HTTP/1.1 413 ")
+    assert house.refusals == []
+
+
+async def test_defect_5_nothing_is_logged_by_hypercorn(capfd: pytest.CaptureFixture[str]) -> None:
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    async with listening(fail) as house:
+        await house.exchange(GET)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("boom"), SystemExit(3), BaseExceptionGroup("two", [ValueError("a"), OSError("b")])]
+)
+async def test_what_a_call_raises_is_reported_and_answered_and_hurts_nobody_else(error: BaseException) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/bad":
+            raise error
+        await echo(scope, receive, send)
+
+    async with listening(app) as house, await house.connect() as other:
+        await other.send_all(b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n\r\na")
+        got = await house.exchange(b"GET /bad HTTP/1.1\r\nHost: g\r\n\r\n")
+        assert got.startswith(b"HTTP/1.1 500 ")
+        await other.send_all(b"b")
+        await read_until(other, b"POST / ab")
+    assert len(house.crashes) == 1
+    assert [refusal.code for refusal in house.refusals] == ["internal_error"]
+
+
+async def test_call_that_fails_after_its_answer_began_ends_the_connection_without_a_second_answer() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"some", "more_body": True})
+        raise RuntimeError("boom")
+
+    async with listening(app) as house:
+        got = await house.exchange(GET)
+    assert got.count(b"HTTP/1.1") == 1
+    assert got.endswith(b"\r\n\r\n4\r\nsome\r\n")
+    assert house.refusals == []
+
+
+async def test_call_that_returns_without_an_answer_gets_one_from_the_listener() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+
+    async with listening(app) as house:
+        assert (await house.exchange(GET)).startswith(b"HTTP/1.1 500 ")
+
+
+async def test_exception_in_the_protocol_itself_is_reported_and_hurts_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from appliance.server.connection_h11 import StrictConnection
+
+    original = StrictConnection.next_event
+
+    def next_event(self: StrictConnection) -> Any:
+        if b"X-Bomb" in self.trailing_data[0]:
+            raise ZeroDivisionError
+        return original(self)
+
+    monkeypatch.setattr(StrictConnection, "next_event", next_event)
+    async with listening(echo) as house:
+        assert await house.exchange(b"GET / HTTP/1.1\r\nHost: g\r\nX-Bomb: 1\r\n\r\n") == b""
+        await assert_alive(house)
+    assert len(house.crashes) == 1
+
+
+async def test_connections_over_the_cap_replace_those_that_wait() -> None:
+    async with listening(echo, ListenerLimits(max_connections=3)) as house:
+        idle = [await house.connect() for _ in range(10)]
+        await assert_alive(house)
+        with trio.fail_after(5):
+            assert await idle[0].receive_some() == b""
+        for client in idle:
+            await client.aclose()
+    assert house.refusals == []
+
+
+async def test_connection_over_a_cap_of_running_requests_is_refused_with_503() -> None:
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        running.append(1)
+        await read_body(receive)
+        await let_go.wait()
+        await answer(send, b"ok")
+
+    let_go = trio.Event()
+    running: list[int] = []
+    async with listening(wait, ListenerLimits(max_connections=2)) as house:
+        busy = [await house.connect() for _ in range(2)]
+        for client in busy:
+            await client.send_all(GET)
+        while len(running) < 2:
+            await trio.sleep(0.001)
+        async with await house.connect() as client:
+            with trio.fail_after(5):
+                assert (await read_to_end(client)).startswith(b"HTTP/1.1 503 ")
+        let_go.set()
+        for client in busy:
+            await read_until(client, b"ok")
+            await client.aclose()
+        await assert_alive(house)
+    assert [refusal.code for refusal in house.refusals] == ["too_many_connections"]
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.ENOBUFS, errno.EPROTO, errno.EINVAL]
+)
+async def test_failing_accept_is_tried_again(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = trio.socket.SocketType.accept if hasattr(trio.socket.SocketType, "accept") else None
+    assert original is not None
+    kind = type(trio.socket.socket())
+    real = kind.accept
+    failures = [OSError(number, os.strerror(number)) for _ in range(3)]
+
+    async def accept(self: Any) -> Any:
+        if failures:
+            await trio.lowlevel.checkpoint()
+            raise failures.pop()
+        return await real(self)
+
+    monkeypatch.setattr(kind, "accept", accept)
+    async with listening(echo) as house:
+        await assert_alive(house)
+    assert failures == []
+
+
+async def test_connections_that_are_reset_at_once_hurt_nobody() -> None:
+    async with listening(echo) as house:
+        for _ in range(50):
+            client = await house.connect()
+            client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await client.aclose()
+        await assert_alive(house)
+    assert house.crashes == []

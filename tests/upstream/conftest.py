@@ -1,0 +1,5 @@
+"""Fixtures of the upstream tests."""
+
+from tests.fakes.clock import loopback_clock
+
+__all__ = ["loopback_clock"]

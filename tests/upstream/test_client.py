@@ -1,0 +1,272 @@
+"""The client on real loopback sockets: what a cut-off call leaves behind, its deadlines and its caps."""
+
+import ssl
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+import trustme
+
+from appliance.config.settings import Settings
+from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
+from appliance.upstream.client import UpstreamCall, open_upstream
+from tests.fakes.http import open_server
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+
+
+def call(url, **changes):
+    return UpstreamCall(
+        **{"backend_class": "gpu", "method": "POST", "url": url, "first_byte_s": 10, "idle_s": 10, **changes}
+    )
+
+
+class Peer:
+    """One backend connection at a time: says `answer` to what it reads, then waits for the client to leave."""
+
+    def __init__(self, answer=b"", *, reads=True):
+        self.answer = answer
+        self.reads = reads
+        self.heard = bytearray()
+        self.got_something = trio.Event()
+        self.left = trio.Event()
+        self.connections = 0
+
+    async def serve(self, stream):
+        self.connections += 1
+        try:
+            if not self.reads:
+                self.got_something.set()
+                await trio.sleep_forever()
+            async for piece in stream:
+                self.heard += piece
+                if self.answer and b"\r\n\r\n" in self.heard and not self.got_something.is_set():
+                    await stream.send_all(self.answer)
+                self.got_something.set()
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            self.left.set()
+
+
+@asynccontextmanager
+async def open_peer(peer, scheme="http"):
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, peer.serve, 0, host="127.0.0.1"))
+        yield f"{scheme}://127.0.0.1:{listeners[0].socket.getsockname()[1]}/x"
+        nursery.cancel_scope.cancel()
+
+
+def pool_of(upstream):
+    """The library's own word for what is open: its repr is a status line."""
+    return repr(upstream._transport._pool)
+
+
+CLEAN = "Requests: 0 active, 0 queued | Connections: 0 active, 0 idle"
+PHASES = {
+    "in the TLS handshake": ("https", Peer, {}),
+    "waiting for the head": ("http", Peer, {}),
+    "in the middle of the head": ("http", Peer, {"answer": HEAD[:20]}),
+    "in the middle of the body": ("http", Peer, {"answer": HEAD + b"ab"}),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_cancelled_call_closes_its_connection_and_leaves_nothing(nursery, loopback_clock, phase):
+    scheme, make, options = PHASES[phase]
+    peer = make(**options)
+    async with open_upstream(Settings()) as upstream, open_peer(peer, scheme) as url:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_after, peer.got_something, scope)
+            await upstream.exchange(call(url))
+        assert scope.cancelled_caught
+        with trio.fail_after(0.05):
+            await peer.left.wait()
+        assert CLEAN in pool_of(upstream)
+        async with open_peer(Peer(OK)) as good:
+            assert (await upstream.exchange(call(good))).body == b"hi"
+
+
+async def test_call_cancelled_while_it_sends_closes_its_connection(nursery, loopback_clock):
+    peer = Peer(reads=False)
+    async with open_upstream(Settings()) as upstream, open_peer(peer) as url:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_after, peer.got_something, scope)
+            await upstream.exchange(call(url, body=b"x" * 50_000_000))
+        assert scope.cancelled_caught
+        assert CLEAN in pool_of(upstream)
+
+
+async def _cancel_after(event, scope):
+    await event.wait()
+    await trio.sleep(0.1)
+    scope.cancel()
+
+
+async def test_backend_that_does_not_read_is_a_timeout(loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_peer(Peer(reads=False)) as url:
+        with pytest.raises(UpstreamTimeout, match="first byte"):
+            await upstream.exchange(call(url, body=b"x" * 50_000_000))
+
+
+async def test_silent_handshake_is_a_connect_timeout_and_was_never_sent(loopback_clock):
+    sent = []
+    async with open_upstream(Settings(backend_connect_timeout_sec=2)) as upstream, open_peer(Peer(), "https") as url:
+        started = trio.current_time()
+        with pytest.raises(UpstreamTimeout, match=r"took no connection within 2 s \(connect deadline\)"):
+            await upstream.exchange(call(url, on_connected=lambda: sent.append(1)))
+        assert 1.9 < trio.current_time() - started < 2.5
+    assert not sent
+
+
+@pytest.mark.parametrize(
+    ("answer", "deadline"), [(b"", "first byte"), (HEAD[:20], "first byte"), (HEAD, "idle"), (HEAD + b"ab", "idle")]
+)
+async def test_each_silence_has_its_own_deadline(loopback_clock, answer, deadline):
+    async with open_upstream(Settings()) as upstream, open_peer(Peer(answer)) as url:
+        with pytest.raises(UpstreamTimeout, match=f"{deadline} deadline"):
+            await upstream.exchange(call(url, first_byte_s=7, idle_s=3))
+
+
+async def test_total_deadline_is_named_when_it_comes_first(loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_peer(Peer()) as url:
+        with pytest.raises(UpstreamTimeout, match=r"within 3 s \(total deadline\)"):
+            await upstream.exchange(call(url, total_s=3))
+
+
+async def test_refused_connection_says_that_nothing_was_sent(loopback_clock):
+    async with open_upstream(Settings()) as upstream:
+        with pytest.raises(UpstreamFailed, match="gpu cannot be reached") as caught:
+            await upstream.exchange(call("http://127.0.0.1:1/x", on_connected=pytest.fail))
+    assert (caught.value.status, caught.value.code) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/x", "http:///x", "http://[::1/x", "http://a b/x", "http://h:99999/", ""]
+)
+async def test_address_that_is_none_is_502(loopback_clock, url):
+    async with open_upstream(Settings()) as upstream:
+        with pytest.raises(UpstreamFailed) as caught:
+            await upstream.exchange(call(url))
+    assert caught.value.status == 502
+
+
+async def test_every_exchange_has_its_own_connection_and_asks_for_no_other(loopback_clock):
+    async with open_upstream(Settings()) as upstream:
+
+        async def handle(request):
+            assert request.header("connection") == "close"
+            assert request.header("accept-encoding") == "identity"
+            assert request.header("user-agent") == "appliance"
+            await request.respond(200, b"{}")
+
+        async with open_server(handle) as server:
+            for _ in range(3):
+                await upstream.exchange(call(server.base_url))
+            assert server.statistics.connections_ever == 3
+            await server.statistics.until_no_connections()
+        assert CLEAN in pool_of(upstream)
+
+
+async def test_cookies_are_neither_kept_nor_sent(loopback_clock):
+    async with open_upstream(Settings()) as upstream:
+        seen = []
+
+        async def handle(request):
+            seen.append(request.header("cookie"))
+            await request.respond(200, b"{}", {"Set-Cookie": "a=b"})
+
+        async with open_server(handle) as server:
+            await upstream.exchange(call(server.base_url))
+            await upstream.exchange(call(server.base_url))
+    assert seen == [None, None]
+
+
+async def test_proxy_of_the_environment_is_ignored(loopback_clock, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    async with open_upstream(Settings()) as upstream, open_peer(Peer(OK)) as url:
+        assert (await upstream.exchange(call(url))).status == 200
+
+
+async def test_answer_that_was_sent_before_the_request_was_read_is_heard(loopback_clock):
+    async def handle(stream):
+        await stream.receive_some(1)
+        await stream.send_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await stream.send_eof()
+        async for _ in stream:
+            pass
+
+    async with open_upstream(Settings()) as upstream, trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        assert (await upstream.exchange(call(f"http://127.0.0.1:{port}/", body=b"x" * 10_000_000))).status == 413
+        nursery.cancel_scope.cancel()
+
+
+async def test_latency_of_every_answer_is_observed(loopback_clock):
+    seen = []
+    async with open_upstream(Settings(), observe=lambda *what: seen.append(what)) as upstream:
+
+        async def handle(request):
+            await trio.sleep(3)
+            await request.respond(500, b"")
+
+        async with open_server(handle) as server:
+            await upstream.exchange(call(server.base_url))
+    assert seen[0][0] == "gpu"
+    assert 3 <= seen[0][1] < 3.5
+
+
+def _tls_server(authority, tmp_path, *, wants_client=False):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    if wants_client:
+        context.verify_mode = ssl.CERT_REQUIRED
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    return context, bundle
+
+
+async def _answer_ok(request):
+    await request.respond(200, b"{}")
+
+
+async def test_certificate_is_checked_against_the_bundle(loopback_clock, tmp_path):
+    context, bundle = _tls_server(trustme.CA(), tmp_path)
+    async with open_server(_answer_ok, ssl_context=context) as server:
+        async with open_upstream(Settings(backend_ca_bundle=bundle)) as upstream:
+            assert (await upstream.exchange(call(server.base_url))).status == 200
+        async with open_upstream(Settings()) as upstream:
+            with pytest.raises(UpstreamFailed, match="gpu cannot be reached"):
+                await upstream.exchange(call(server.base_url))
+        async with open_upstream(Settings(backend_verify_tls=False)) as upstream:
+            assert (await upstream.exchange(call(server.base_url))).status == 200
+
+
+@pytest.mark.parametrize("as_pair", [True, False])
+async def test_client_certificate_is_shown(loopback_clock, tmp_path, as_pair):
+    authority = trustme.CA()
+    context, bundle = _tls_server(authority, tmp_path, wants_client=True)
+    certificate = authority.issue_cert("gateway")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(chain))
+    certificate.private_key_pem.write_to_path(str(key))
+    named = f"{chain},{key}" if as_pair else str(chain)
+    settings = Settings(backend_ca_bundle=bundle, backend_client_cert=named)
+    async with open_server(_answer_ok, ssl_context=context) as server:
+        async with open_upstream(settings) as upstream:
+            assert (await upstream.exchange(call(server.base_url))).status == 200
+        async with open_upstream(Settings(backend_ca_bundle=bundle)) as upstream:
+            with pytest.raises(UpstreamFailed):
+                await upstream.exchange(call(server.base_url))
+
+
+@pytest.mark.parametrize("name", ["backend_ca_bundle", "backend_client_cert"])
+async def test_file_that_cannot_be_used_is_named_by_its_setting(tmp_path, name):
+    with pytest.raises(ValueError, match=name.upper()):
+        async with open_upstream(Settings(**{name: str(tmp_path / "none.pem")})):
+            pass
