@@ -11,7 +11,7 @@ from appliance.config.errors import ConfigError
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 EXIT_INTERRUPTED = 130
-EXIT_PIPE = 141  # what a shell shows for SIGPIPE
+EXIT_PIPE = 1  # as click has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,8 @@ from appliance.telemetry.readings import Readings
 from appliance.upstream.client import open_upstream
 from appliance.upstream.health import HealthBoard
 
-DISK_THREADS = 8  # hashing and writing pictures; more would only queue inside the disk
+PICTURE_THREADS = 8  # hashing and writing; more would only queue inside the disk
+JOURNAL_THREADS = 2  # its own: pictures on a hung disk must not starve it; the second is for one that was abandoned
 
 
 @dataclass(slots=True)
@@ -61,9 +62,12 @@ class Components:
 
     def warnings(self) -> list[str]:
         """What does not work as it should while the rest goes on; `/readyz` shows it."""
+        found = []
         if self.journal is not None and self.journal.statistics().failing:
-            return ["the request journal cannot be written"]
-        return []
+            found.append("the request journal cannot be written")
+        if self.images.statistics().failing:
+            found.append("the picture store cannot be written")
+        return found
 
 
 @asynccontextmanager
@@ -77,17 +81,17 @@ async def open_components(
     """
     settings = configuration.settings
     classes = configuration.backends.classes
-    disk = trio.CapacityLimiter(DISK_THREADS)
+    pictures = trio.CapacityLimiter(PICTURE_THREADS)
     leases = Leases(classes)
     health = HealthBoard(classes.values())
     grace = Grace()
-    journal = _make_journal(settings, disk, log)
+    journal = _make_journal(settings, log)
     images = await load_image_store(
         settings.ui_image_dir,
         ttl_s=settings.ui_image_ttl_sec,
         max_item_bytes=settings.ui_image_max_bytes,
         max_total_bytes=settings.ui_image_store_max_bytes,
-        limiter=disk,
+        limiter=pictures,
     )
     key = load_or_create_key(configuration.state_dir / "url_signing.key")
     readings = Readings(
@@ -113,7 +117,12 @@ async def open_components(
         )
 
 
-def _make_journal(settings: Settings, disk: trio.CapacityLimiter, log: Log) -> RequestJournal | None:
+def _make_journal(settings: Settings, log: Log) -> RequestJournal | None:
     if not settings.request_log_enabled:
         return None
-    return RequestJournal(settings.request_log_path, max_bytes=settings.request_log_max_bytes, limiter=disk, log=log)
+    return RequestJournal(
+        settings.request_log_path,
+        max_bytes=settings.request_log_max_bytes,
+        limiter=trio.CapacityLimiter(JOURNAL_THREADS),
+        log=log,
+    )

@@ -24,7 +24,7 @@ from appliance.server.listener import run_listener
 from appliance.server.listener_limits import ListenerLimits
 from appliance.server.listener_sockets import open_sockets
 from appliance.server.refusals import make_refuser
-from appliance.server.routes import API_PATHS
+from appliance.server.routes import METRIC_PATHS
 from appliance.server.site import Site, build_site
 from appliance.storage.images import run_sweeper
 from appliance.telemetry.log import open_log
@@ -59,7 +59,7 @@ async def _serve(configuration: Configuration) -> int:
     observability = None
     if settings.observability_enabled:
         observability = _bind("OBSERVABILITY", settings.observability_host, settings.observability_port, "http")
-    async with open_components(configuration, routes=API_PATHS, log=log) as components:
+    async with open_components(configuration, routes=METRIC_PATHS, log=log) as components:
         process = _Process(components, build_site(components, tokens), api, observability, tls)
         await process.run(lambda: _announce(configuration, local, api, observability))
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from appliance.components import Components, open_components
 from appliance.config.loading import load_configuration
-from appliance.server.routes import API_PATHS
+from appliance.server.routes import METRIC_PATHS
 from appliance.server.site import Site, build_site
 from appliance.telemetry.log import Log
 from tests.asgi import Response, call
@@ -57,7 +57,7 @@ async def open_house(tmp_path: Path, **settings: str) -> AsyncIterator[House]:
     }
     configuration = load_configuration(environ, etc=tmp_path / "etc")
     logged: list[dict[str, object]] = []
-    async with open_components(configuration, routes=API_PATHS, log=_log_into(logged)) as components:
+    async with open_components(configuration, routes=METRIC_PATHS, log=_log_into(logged)) as components:
         yield House(components, build_site(components, configuration.tokens), logged)
 
 

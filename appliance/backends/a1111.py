@@ -19,9 +19,10 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
-from appliance.backends.a1111_jobs import Job, hold_to_the_end, task_id
+from appliance.backends.a1111_jobs import Job, task_id
 from appliance.backends.base import ImageCall, ImageResult
 from appliance.backends.decoding import answer_cap_bytes, decode_images, unusable
+from appliance.backends.holding import hold_to_the_end
 from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, present
 from appliance.backends.prompts import strip_extra_args
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed
@@ -42,8 +43,9 @@ class A1111Backend:
         tracked = await job.is_trackable()
         cleanup.push_async_callback(job.end)
         exchange = partial(upstream.exchange, _post(call, payload, job))
-        answer = await (exchange() if tracked else hold_to_the_end(job, exchange, call.cancel_timeout_s))
-        job.over = True
+        held = partial(hold_to_the_end, exchange, call.cancel_timeout_s, on_expired=job.mark_over)
+        answer = await (exchange() if tracked else held())
+        job.mark_over()
         return await _result(call, payload, answer)
 
 

@@ -5,20 +5,19 @@ has ended it kills the next one. So: interrupt only while our own task id is see
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import trio
 
 from appliance.backends.base import ImageCall
-from appliance.protocol.errors import GatewayError, UpstreamFailed, UpstreamTimeout
+from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import UpstreamCall
 from appliance.upstream.failures import parse_json_object
 
-T = TypeVar("T")
 Stage = Literal["active", "queued", "completed", "unknown", "unreachable", "untracked", "unclear"]
 
 POLL_S = 0.1  # a step of a sampler takes about as long
@@ -55,6 +54,9 @@ class Job:
 
     def mark_sent(self) -> None:
         self._sent = True
+
+    def mark_over(self) -> None:
+        self.over = True
 
     async def is_trackable(self) -> bool:
         """Ask for our own task before it exists. Servers without the route (`--nowebui`, stable-diffusion.cpp): no.
@@ -163,34 +165,3 @@ def _read_look(said: dict[str, Any]) -> _Look:
         return _Look("active", ends_in_s=float(eta) if isinstance(eta, int | float) else None)
     stage: Stage = "queued" if said.get("queued") else "completed" if said.get("completed") else "unknown"
     return _Look(stage)
-
-
-async def hold_to_the_end(job: Job, exchange: Callable[[], Awaitable[T]], timeout_s: float) -> T:
-    """Make a call that goes on when its caller is cancelled, at most `timeout_s` longer: the answer proves the end.
-
-    For servers where a job can be neither seen nor stopped: to close the connection would only lose sight of it.
-    """
-    answer: T | None = None
-    failure: GatewayError | None = None
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope(shield=True) as hold:
-            nursery.start_soon(_bound_when_cancelled, hold, timeout_s)
-            try:
-                answer = await exchange()
-            except GatewayError as error:  # carried past the nursery, which would wrap it in a group
-                failure = error
-        job.over = job.over or hold.cancelled_caught
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    if answer is None:
-        raise AssertionError("unreachable: only a cancelled caller bounds the hold, and the nursery has raised that")
-    return answer
-
-
-async def _bound_when_cancelled(hold: trio.CancelScope, timeout_s: float) -> None:
-    try:
-        await trio.sleep_forever()
-    except trio.Cancelled:
-        hold.deadline = trio.current_time() + timeout_s
-        raise

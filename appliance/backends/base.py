@@ -1,9 +1,9 @@
 """What every provider promises: the one call an image backend answers, and what it gets and gives."""
 
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from appliance.config.classes import BackendClass
 from appliance.protocol.images import Image, ImageOptions
@@ -57,4 +57,76 @@ class ImageBackend(Protocol):
         the callback returns at once after a call that ended well, else within `call.cancel_timeout_s`.
         Raises UpstreamFailed, UpstreamTimeout, InvalidRequest.
         """
+        ...
+
+
+LanguageKind = Literal["chat", "completions", "responses", "embeddings", "rerank"]
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageCall:
+    """One job for a language backend, decided in full. Deadlines are in seconds.
+
+    `body` is the request in OpenAI's shape of its kind (rerank: Cohere's and Jina's), strictly parsed, with the model
+    that the backend is to be named and every cap applied; fields this gateway has no name for are in it, unchanged.
+    `raw` is the body as it came in when nothing in it was changed, so that it can be sent on as it is.
+    """
+
+    request_id: str
+    backend_class: BackendClass
+    kind: LanguageKind
+    model: str
+    body: Mapping[str, Any]
+    raw: bytes | None
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that a backend offers, under the name the backend knows it by. `created`: Unix seconds, 0 if unknown."""
+
+    name: str
+    created: int = 0
+
+
+class ByteSource(Protocol):
+    """Bytes of a stream, as they come."""
+
+    async def receive(self) -> bytes:
+        """What one read gave, cut anywhere; empty where the backend ended the stream properly, and only there.
+
+        A receive that is cancelled loses nothing: the next one goes on from there. Raises UpstreamFailed,
+        UpstreamTimeout; there is nothing more to receive then.
+        """
+        ...
+
+
+class LanguageBackend(Protocol):
+    """A provider of language models. Stateless: what it needs comes with each call."""
+
+    def kinds(self, backend_class: BackendClass) -> frozenset[LanguageKind]:
+        """What it can do itself; a kind that is missing is translated or refused by dispatch."""
+        ...
+
+    async def answer(self, call: LanguageCall, upstream: UpstreamClient) -> bytes:
+        """The whole answer as JSON in OpenAI's shape of `call.kind`, checked to be one.
+
+        Raises UpstreamFailed, UpstreamTimeout, InvalidRequest (a field that this dialect cannot honour, by name).
+        """
+        ...
+
+    def stream(self, call: LanguageCall, upstream: UpstreamClient) -> AbstractAsyncContextManager[ByteSource]:
+        """Open a stream of OpenAI's server-sent events for `call.kind`; entering raises what `answer` raises.
+
+        Entered in one task and left in another, so it holds no cancel scope and no nursery open in between. Leaving
+        closes the upstream connection at once.
+        """
+        ...
+
+    async def list_models(
+        self, backend_class: BackendClass, upstream: UpstreamClient, timeout_s: float
+    ) -> tuple[ModelEntry, ...]:
+        """What the backend offers now. Raises UpstreamFailed, UpstreamTimeout."""
         ...

@@ -1,7 +1,6 @@
 """Mock: an SVG that is a pure function of prompt, width and height, for a gateway without a GPU."""
 
 import hashlib
-import textwrap
 from contextlib import AsyncExitStack
 from itertools import pairwise
 
@@ -72,10 +71,10 @@ def _caption(text: str, width: int, height: int) -> list[str]:
     """The prompt at the foot, as large as its lines allow. 0.6 em: the width of a monospace letter."""
     clean = _printable(text)
     size = max(1, min(width // 20, height // 12))
-    lines = textwrap.wrap(clean, max(1, width * 9 // (size * 6))) or [""]
+    lines = _wrap(clean, width * 3 // (size * 2))
     while len(lines) * size * 13 // 10 > height * 4 // 10 and size > 1:
         size -= 1 + size // 10
-        lines = textwrap.wrap(clean, max(1, width * 9 // (size * 6))) or [""]
+        lines = _wrap(clean, width * 3 // (size * 2))
     leading = max(1, size * 13 // 10)
     band = leading * len(lines) + size
     rows = [
@@ -88,6 +87,30 @@ def _caption(text: str, width: int, height: int) -> list[str]:
         *rows,
         "</g>",
     ]
+
+
+def _wrap(text: str, columns: int) -> list[str]:
+    """Greedy, and our own: the standard library's rules, and what it calls a wide letter, differ between versions."""
+    lines = [""]
+    room = columns
+    for word in text.split(" "):
+        if _columns(word) + 1 > room and lines[-1]:
+            lines.append("")
+            room = columns
+        for char in word:
+            if _columns(char) > room and lines[-1]:
+                lines.append("")
+                room = columns
+            lines[-1] += char
+            room -= _columns(char)
+        lines[-1] += " "
+        room -= 1
+    return [line.rstrip(" ") for line in lines]
+
+
+def _columns(text: str) -> int:
+    """Letters from Hangul Jamo on, which is East Asia and the emoji, are about twice as wide."""
+    return sum(2 if ord(char) >= 0x1100 else 1 for char in text)
 
 
 def _printable(text: str) -> str:

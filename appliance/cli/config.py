@@ -44,7 +44,7 @@ def check(*, as_json: bool) -> int:
         click.echo(f"warning: {warning}")
     changed = sum(origin != "default" for origin in configuration.origins.values())
     click.echo(
-        f"ok: {changed} settings set, {len(configuration.backends.classes)} classes, tokens: {_tokens(configuration)}"
+        f"ok: {changed} of {len(configuration.origins)} settings set, {len(configuration.backends.classes)} classes, tokens: {_tokens(configuration)}"
     )
     return 0
 
@@ -155,9 +155,9 @@ def _class(backend_class: BackendClass) -> dict[str, Any]:
 
 def _class_text(backend_class: BackendClass) -> str:
     limits = ", ".join(f"{name} {backend_class.limit(name)}" for name in sorted(backend_class.capabilities))
-    address = backend_class.base_url or "not configured"
+    address = f" at {backend_class.base_url}" if backend_class.base_url else ", not configured"
     needed = "required" if backend_class.required else "not required"
-    return f"{backend_class.name}: {backend_class.provider} at {address} ({limits}; {needed})"
+    return f"{backend_class.name}: {backend_class.provider}{address} ({limits}; {needed})"
 
 
 def _echo_json(value: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """Reading: the text of the variables to typed settings, each with its origin; every bad one is named at once."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -13,6 +14,7 @@ from appliance.config.errors import Findings
 from appliance.config.settings import Settings
 
 DEFAULT = "default"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN_CHARACTERS = 60
 
 
@@ -34,7 +36,7 @@ class Given:
 def read_settings(variables: Mapping[str, Text], findings: Findings) -> Given:
     """A bad value is refused and its default stands in, so that the checks that follow find further mistakes."""
     texts = {field: variables[field.upper()] for field in Settings.model_fields if field.upper() in variables}
-    values = {field: text.text for field, text in texts.items()}
+    values = {field: text.text for field, text in texts.items() if _is_text(field, text, findings)}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -47,6 +49,14 @@ def read_settings(variables: Mapping[str, Text], findings: Findings) -> Given:
     return Given(settings, origins)
 
 
+def _is_text(field: str, text: Text, findings: Findings) -> bool:
+    """Bytes that are not UTF-8 come in as lone surrogates, which no file, header or JSON takes back."""
+    if not _SURROGATE.search(text.text):
+        return True
+    findings.refuse(_where(field, text.origin), "is not UTF-8: write plain text")
+    return False
+
+
 def _where(field: str, origin: str) -> str:
     return field.upper() if origin in {DEFAULT, ENVIRONMENT} else f"{origin}: {field.upper()}"
 
@@ -54,11 +64,8 @@ def _where(field: str, origin: str) -> str:
 def _explain(field: str, text: str, problem: ErrorDetails) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])  # ours: it says what to write, and repeats no URL
-    info = Settings.model_fields[field]
-    if info.annotation is SecretStr:
-        return "cannot be used: write plain text"
     shown = repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}...")
-    return f"{shown} cannot be used: write {_wanted(info)}"
+    return f"{shown} cannot be used: write {_wanted(Settings.model_fields[field])}"
 
 
 def _wanted(info: FieldInfo) -> str:

@@ -1,4 +1,4 @@
-"""Canonical JSON: the one way in which JSON is hashed or stored."""
+"""Canonical JSON: the one way in which JSON is hashed or stored; compact JSON: the one way in which it is sent."""
 
 import hashlib
 import json
@@ -10,6 +10,11 @@ def canonical_json(value: object, *, escape_non_ascii: bool = True) -> str:
     Numbers are written as Python's `json` writes them. Raises ValueError for NaN and infinities.
     """
     return json.dumps(value, ensure_ascii=escape_non_ascii, separators=(",", ":"), sort_keys=True, allow_nan=False)
+
+
+def compact_json(value: object) -> bytes:
+    """Write JSON for the wire: compact, UTF-8, keys in their order. Raises ValueError for NaN and infinities."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
 
 
 def sha256_hex(data: bytes) -> str:

@@ -74,12 +74,19 @@ def error_response(error: GatewayError) -> Response:
 
 async def read_json() -> dict[str, Any]:
     """Read the request's JSON object. Raises UnsupportedMediaType, InvalidRequest."""
+    body, _ = await read_body()
+    return body
+
+
+async def read_body() -> tuple[dict[str, Any], bytes]:
+    """Read the request's JSON object, and its bytes as they came. Raises UnsupportedMediaType, InvalidRequest."""
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("Send `Content-Type: application/json`.")
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     if charset not in {"utf-8", "utf8"}:
         raise UnsupportedMediaType("JSON is UTF-8: send `Content-Type: application/json`.")
-    return parse_object(cast("bytes", await request.get_data(cache=False)))
+    raw = cast("bytes", await request.get_data(cache=False))
+    return parse_object(raw), raw
 
 
 def _from_werkzeug(error: HTTPException) -> GatewayError:

@@ -106,7 +106,7 @@ class HypercornSession:
             await self._time_out(protocol)
         self._leave_calls()
         if self._link.closing:
-            await self._link.take_leave()
+            await self._link.take_leave(linger=self._phase in {"head", "body"} or protocol.bytes_waiting)
         self._link.cut()
         await protocol.handle(Closed())
 
@@ -244,6 +244,10 @@ class _StrictProtocol(H11Protocol):
     @property
     def head_begun(self) -> bool:
         return self._strict.head_begun
+
+    @property
+    def bytes_waiting(self) -> bool:
+        return bool(self._strict.trailing_data[0])
 
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Response) and self._session.last_answer:

@@ -118,12 +118,16 @@ class Link:
         self.reading.cancel()
         self.on_gone()
 
-    async def take_leave(self) -> None:
-        """Say that nothing more comes, take what the client still sends for a short while, and close."""
+    async def take_leave(self, *, linger: bool) -> None:
+        """Say that nothing more comes and close; to `linger` is to take what the client still sends for a short while.
+
+        Closing on unread bytes makes the kernel send a reset, which can overtake our answer and eat it. Only a client
+        that may still be sending is lingered for (nginx does the same).
+        """
         with trio.move_on_after(LINGER_S):
             try:
                 await self._stream_end()
-                while await self._transport.receive_some(RECEIVE_BYTES):
+                while linger and await self._transport.receive_some(RECEIVE_BYTES):
                     pass
             except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
                 pass

@@ -15,6 +15,7 @@ from appliance.protocol.errors import (
     error_headers,
 )
 from appliance.protocol.ids import NewId
+from appliance.protocol.streams import error_event
 from appliance.server.access import Access, Head, too_large
 from appliance.server.visit import SCOPE_KEY, OnFinished, Visit, note_answer_bytes
 from appliance.telemetry.log import Log
@@ -164,7 +165,9 @@ class _Sender:
         # A client may close as soon as it has the last byte, before our send returns: that is no disconnect.
         if last and size <= SMALL_ANSWER_BYTES:
             self._visit.answered = True
+        self._visit.sending = True
         await self._send(message)
+        self._visit.sending = False
         note_answer_bytes(self._visit, size, trio.current_time())
         if last:
             self._visit.answered = True
@@ -188,9 +191,12 @@ class _Sender:
 
 
 async def answer_error(visit: Visit, error: GatewayError, send: Send) -> None:
-    """Answer with this error, unless an answer has begun: then the connection's end says that it is cut."""
+    """Answer with this error. Where an answer has begun, a stream of events gets it as its last event; anything else
+    is cut, and the connection's end says so."""
     visit.error_code = error.code
     if visit.status is not None:
+        if visit.events and not visit.sending and not visit.answered:
+            await send({"type": "http.response.body", "body": error_event(error), "more_body": False})
         return
     body = json.dumps(error_body(error), separators=(",", ":")).encode()
     headers: Mapping[str, str] = {

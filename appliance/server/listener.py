@@ -218,7 +218,7 @@ class _Listener:
     async def _turn_away(self, link: Link) -> None:
         try:
             await link.answer_and_close(503, "too_many_connections", "Too many connections; try again in a moment.")
-            await link.take_leave()
+            await link.take_leave(linger=True)
         except* CONTAINED as group:
             self._on_crash(group)
         finally:

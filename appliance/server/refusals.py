@@ -7,6 +7,7 @@ from collections.abc import Callable
 from appliance.components import Components
 from appliance.protocol.errors import ErrorType
 from appliance.server.listener_limits import Refusal
+from appliance.server.routes import REFUSED
 
 _REASONS = {
     400: "Bad Request",
@@ -25,13 +26,13 @@ def make_refuser(components: Components) -> Callable[[Refusal], bytes]:
 
     def refuse(refusal: Refusal) -> bytes:
         request_id = components.new_id("req")
-        components.metrics.note_request("(refused)", refusal.status, 0)
+        components.metrics.note_request(REFUSED, refusal.status, 0)
         components.metrics.note_refusal(refusal.code)
         if components.journal is not None:
             line = {
                 "ts": round(time.time(), 3),
                 "request_id": request_id,
-                "route": "(refused)",
+                "route": REFUSED,
                 "status": refusal.status,
                 "outcome": "completed",
                 "code": refusal.code,

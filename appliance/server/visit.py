@@ -19,6 +19,8 @@ Outcome = Literal["completed", "disconnected", "failed"]
 class Visit:
     """The facts of one request, filled in as they become known. Times are trio's clock, in seconds.
 
+    `events`: the answer is a stream of events; `sending`: one of them is on its way.
+
     Everything the request holds is pushed on `stack`, which is closed around the ASGI call, in a shielded scope.
     """
 
@@ -39,6 +41,8 @@ class Visit:
     model: str | None = None
     bytes_in: int = 0
     bytes_out: int = 0
+    events: bool = False
+    sending: bool = False
     answered: bool = False
     first_byte_at: float | None = None
     disconnected_at: float | None = None

@@ -1,5 +1,6 @@
 """Image files: what the image store does to its directory. Blocking, each function one job for a thread."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -46,7 +47,7 @@ def is_image_name(name: str) -> bool:
 
 
 def write_file(
-    directory: Path, name: str, data: bytes, now: float, victims: Sequence[str], write: Write = os.write
+    directory: Path, name: str, data: bytes, now: float, victims: Sequence[str], *, write: Write = os.write
 ) -> WriteOutcome:
     """Remove the victims, then write one picture, used at `now`. Makes the directory again if somebody removed it."""
     removed = remove_files(directory, victims)
@@ -119,13 +120,11 @@ def drop_unsound_file(path: Path) -> Condition:
 def sweep_files(directory: Path, victims: Sequence[str], now: float) -> tuple[str, ...]:
     """Remove the victims and the orphans of crashed writers; say which of the victims are gone."""
     removed = remove_files(directory, victims)
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if is_temporary(entry.name) and _is_orphan(entry, now):
-                    _remove(Path(entry.path))
-    except FileNotFoundError:
-        return tuple(victims)  # somebody removed the directory: the next write makes it again
+    # A directory that somebody removed is made again by the next write.
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            if is_temporary(entry.name) and _is_orphan(entry, now):
+                _remove(Path(entry.path))
     return removed
 
 

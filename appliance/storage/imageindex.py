@@ -19,18 +19,20 @@ class StoreStatistics:
     expired: int = 0
     failures: int = 0
     corrupt: int = 0
+    failing: bool = False  # the last attempt to write failed
 
 
 @dataclass(frozen=True, slots=True)
 class Victims:
-    """Names to remove: their time is over, or others need the room."""
+    """Names to remove: their time is over, others need the room, or the file is not what it was and comes anew."""
 
     expired: tuple[str, ...]
     evicted: tuple[str, ...]
+    replaced: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.expired + self.evicted
+        return self.expired + self.evicted + self.replaced
 
 
 @dataclass(slots=True)
@@ -65,11 +67,18 @@ class ImageIndex:
         entry = self._entries.get(name)
         return entry is not None and abs(now - entry.touched_at) >= TOUCH_INTERVAL_S
 
-    def choose_victims(self, room: int, now: float) -> Victims:
-        """Name what must go before another `room` bytes come in; 0: nothing comes in."""
-        expired, evicted = [], []
-        bytes_left, items_left = self.statistics.bytes + room, self.statistics.items + (room > 0)
+    def choose_victims(self, now: float, incoming: str | None = None, size: int = 0) -> Victims:
+        """Name what must go, before a picture of `size` bytes comes in."""
+        expired: list[str] = []
+        evicted: list[str] = []
+        bytes_left, items_left = self.statistics.bytes + size, self.statistics.items + (incoming is not None)
+        replaced = (incoming,) if incoming is not None and incoming in self._entries else ()
+        for name in replaced:
+            bytes_left -= self._entries[name].size
+            items_left -= 1
         for name, entry in self._entries.items():
+            if name == incoming:
+                continue
             if self._is_expired(entry, now):
                 expired.append(name)
             elif bytes_left > self._max_total_bytes or items_left > self._max_items:
@@ -78,7 +87,7 @@ class ImageIndex:
                 break  # all that follow were used later
             bytes_left -= entry.size
             items_left -= 1
-        return Victims(tuple(expired), tuple(evicted))
+        return Victims(tuple(expired), tuple(evicted), replaced)
 
     def forget(self, victims: Victims, removed: Iterable[str]) -> None:
         """Drop those of the victims that are gone from the disk."""
@@ -115,6 +124,11 @@ class ImageIndex:
         """Add to the statistics."""
         changed = {key: getattr(self.statistics, key) + change for key, change in changes.items()}
         self.statistics = replace(self.statistics, **changed)
+
+    def note_write(self, *, failed: bool) -> None:
+        """Note how an attempt to write ended."""
+        self.statistics = replace(self.statistics, failing=failed)
+        self.count(failures=int(failed), saved=int(not failed))
 
     def _is_expired(self, entry: _Entry, now: float) -> bool:
         return abs(now - entry.used_at) > self._ttl_s  # from the future: the clock was set back since

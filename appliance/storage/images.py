@@ -119,7 +119,7 @@ class ImageStore:
         """Remove what expired, what is over the cap, and what a crash left unfinished."""
         async with self._writing:
             now = self._now()
-            victims = self._index.choose_victims(0, now)
+            victims = self._index.choose_victims(now)
             try:
                 removed = await trio.to_thread.run_sync(
                     imagefiles.sweep_files, self._directory, victims.names, now, limiter=self._limiter
@@ -160,24 +160,22 @@ class ImageStore:
         if not self._index.has_fresh(stored.name, now):
             return False
         path = self._directory / stored.name
-        if await trio.to_thread.run_sync(imagefiles.touch_file, path, stored.size, now, limiter=self._limiter):
+        kept = await trio.to_thread.run_sync(imagefiles.touch_file, path, stored.size, now, limiter=self._limiter)
+        if kept:
             self._index.use(stored.name, now, touched=True)
-            return True
-        self._index.remove(stored.name)  # somebody removed or cut the file: it is written anew
-        return False
+        return kept
 
     async def _write(self, stored: StoredImage, data: bytes) -> None:
         now = self._now()
-        victims = self._index.choose_victims(stored.size, now)
+        victims = self._index.choose_victims(now, stored.name, stored.size)
         outcome = await trio.to_thread.run_sync(
             self._write_file, self._directory, stored.name, data, now, victims.names, limiter=self._limiter
         )
         self._index.forget(victims, outcome.removed)
+        self._index.note_write(failed=outcome.error is not None)
         if outcome.error is not None:
-            self._index.count(failures=1)
             raise StorageFull("The picture") from outcome.error
         self._index.add(stored.name, stored.size, now)
-        self._index.count(saved=1)
 
     async def _drop_unsound(self, name: str) -> None:
         async with self._writing:  # or else it could be the file that another task has just written anew

@@ -69,7 +69,7 @@ class RequestJournal:
         return f"<RequestJournal {state}, {now.queued} queued, {now.written} written, {now.dropped} dropped>"
 
     def statistics(self) -> JournalStatistics:
-        return replace(self._statistics, queued=self._receive.statistics().current_buffer_used)
+        return replace(self._statistics, queued=self._queued())
 
     def record_nowait(self, record: Mapping[str, object]) -> None:
         """Queue one line; never blocks, never fails for the disk's sake. Raises TypeError, ValueError: not JSON."""
@@ -99,7 +99,7 @@ class RequestJournal:
                         await self._write_lines()
                         nursery.cancel_scope.cancel()
             finally:
-                self._count(dropped=len(self._batch) + self._receive.statistics().current_buffer_used)
+                self._count(dropped=len(self._batch) + self._queued())
 
     async def _limit_flush(self, scope: trio.CancelScope) -> None:
         await self._closing.wait()
@@ -108,7 +108,8 @@ class RequestJournal:
     async def _write_lines(self) -> None:
         async for line in self._receive:
             self._batch = [line]
-            await self._pause(self._linger_s)  # one thread's round trip for many lines, not one for each
+            if self._queued() < BATCH_LINES:
+                await self._pause(self._linger_s)  # one thread's round trip for many lines, not one for each
             self._fill_batch()
             while not await self._write_batch():
                 if self._closing.is_set():
@@ -118,6 +119,9 @@ class RequestJournal:
     async def _pause(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
             await self._closing.wait()
+
+    def _queued(self) -> int:
+        return self._receive.statistics().current_buffer_used
 
     def _fill_batch(self) -> None:
         with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):

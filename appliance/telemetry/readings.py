@@ -39,6 +39,8 @@ class StoreReading(Protocol):
     def failures(self) -> int: ...
     @property
     def corrupt(self) -> int: ...
+    @property
+    def failing(self) -> bool: ...
 
 
 class JournalReading(Protocol):
@@ -112,6 +114,7 @@ def _store_families(store: StoreReading) -> Iterable[Metric]:
         CounterMetricFamily("gateway_images_expired_total", "Pictures removed after their time.", store.expired),
         CounterMetricFamily("gateway_images_corrupt_total", "Pictures found damaged, and removed.", store.corrupt),
         CounterMetricFamily("gateway_images_failures_total", "Failed attempts to store or read.", store.failures),
+        GaugeMetricFamily("gateway_images_failing", "1 while pictures cannot be stored.", int(store.failing)),
     )
 
 

@@ -20,9 +20,9 @@ _READ_CHARS = 16 * MAX_BODY_BYTES  # redaction only ever looks at this much of a
 
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\).*", re.DOTALL)
 _FRAME = re.compile(r'File "[^"\n]{0,400}", line \d+[^\n]{0,400}')
-_SECRET_FIELD = re.compile(
-    r"""(["']?(?:authorization|api[-_]?key|x-api-key|access[-_]?token|token|secret|password|passwd|cookie)["']?"""
-    r"""\s*[:=]\s*)(?:["'][^"'\n]{0,4096}["']|(?:(?:bearer|basic)\s+)?[^\s"',;}]{1,4096})""",
+_SECRET_FIELD = re.compile(  # quotes may be escaped: servers put JSON into the strings of their JSON
+    r"""((?:authorization|api[-_]?key|x-api-key|access[-_]?token|token|secret|password|passwd|cookie)[\\"']{0,2}"""
+    r"""\s{0,8}[:=]\s{0,8})(?:[\\]?["'][^"'\n]{0,4096}["']|(?:(?:bearer|basic)\s{1,8})?[^\s"',;}]{1,4096})""",
     re.IGNORECASE,
 )
 _SCHEME = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE)

@@ -3,13 +3,14 @@
 import io
 
 import pytest
+import trio
 from PIL import Image as Pillow
 
 from appliance.backends.openai_images import OpenAIImagesBackend, endpoint, translate
 from appliance.config.settings import Settings
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import open_upstream
-from tests.backends.calls import draw, image_call
+from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes.openai_images import GOOD, HOSTILE, REFUSALS, STALLS, open_fake_openai_images
 
 BACKEND = OpenAIImagesBackend()
@@ -134,3 +135,29 @@ async def test_picture_larger_than_the_class_allows_is_502(loopback_clock):
     async with open_upstream(Settings()) as upstream, open_fake_openai_images() as fake:
         with pytest.raises(UpstreamFailed, match="images_max_bytes"):
             await draw(BACKEND, image_call(fake.base_url, images_max_bytes=40), upstream)
+
+
+async def test_server_that_cannot_stop_keeps_the_slot_until_it_answers(nursery, loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images(drawing_s=10) as fake:
+        fake.stoppable = False
+        drawing = Drawing()
+        nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url), upstream)
+        await fake.until_drawing()
+        await trio.sleep(1)
+        drawing.scope.cancel()
+        await drawing.slot_back.wait()
+        assert (fake.drawing, fake.drawn) == (0, 1)
+        assert drawing.result is None
+
+
+async def test_server_that_cannot_stop_keeps_the_slot_to_the_bound_and_no_longer(nursery, loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images(drawing_s=1000) as fake:
+        fake.stoppable = False
+        drawing = Drawing()
+        nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url, cancel_timeout_s=7), upstream)
+        await fake.until_drawing()
+        await trio.sleep(1)
+        drawing.scope.cancel()
+        started = trio.current_time()
+        await drawing.slot_back.wait()
+        assert 6.9 < trio.current_time() - started < 7.5

@@ -42,7 +42,14 @@ def test_a_loopback_bind_needs_no_token(load: Load, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("api", "observability"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "::")]
+    ("api", "observability"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("127.0.0.1", "::"),
+        ("ai.home", "ai.home"),
+        ("ai.home", "0.0.0.0"),
+    ],
 )
 def test_two_listeners_cannot_share_a_port(refuse: Refuse, api: str, observability: str) -> None:
     (mistake,) = refuse(
@@ -122,7 +129,7 @@ def test_certificates_for_backends_are_taken(load: Load, pems: Path, name: str, 
         ("BACKEND_CLIENT_CERT", "{0}/one.cert,{0}/two.key"),
         ("BACKEND_CLIENT_CERT", "{0}/one.cert,{0}/locked.key"),
         ("BACKEND_CLIENT_CERT", "{0}/one.cert,{0}/none.key"),
-        ("BACKEND_CLIENT_CERT", "{0}/one.cert,{0}/one.key,{0}/ca.pem"),
+        ("BACKEND_CLIENT_CERT", "{0}/one.cert,{0}/ca.pem,{0}/one.key"),
     ],
 )
 def test_certificates_for_backends_that_cannot_be_used_are_refused(

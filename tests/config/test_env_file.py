@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.config.environment import read_variables
@@ -145,6 +145,7 @@ def test_variables_of_others_are_not_spoken_of(load: Load, name: str) -> None:
     assert load({name: "1"}).warnings == ()
 
 
+@settings(deadline=None)  # two shared cores
 @given(
     st.dictionaries(
         st.from_regex(r"[A-Z][A-Z0-9_]{0,10}", fullmatch=True),

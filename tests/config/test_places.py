@@ -1,6 +1,7 @@
 """Places: the state directory, and where relative paths lie."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,23 @@ def test_the_state_directory_is_systemds_then_xdgs_then_the_homes(
 def test_a_relative_state_directory_is_refused(refuse: Refuse) -> None:
     (mistake,) = refuse(STATE_DIRECTORY="var/lib/a")
     assert mistake.where == "STATE_DIRECTORY"
+
+
+def test_without_a_home_a_state_directory_must_be_named(
+    load: Load, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    (mistake,) = refuse(HOME="")
+    assert mistake.where == "STATE_DIRECTORY"
+    assert load(HOME="", STATE_DIRECTORY="/s").state_dir == Path("/s")
+
+
+def test_without_home_in_the_environment_the_users_own_is_taken(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pwd.getpwuid", lambda _uid: SimpleNamespace(pw_dir="/srv/box"))
+    assert load(HOME="").state_dir == Path("/srv/box/.local/state/appliance")
 
 
 def test_relative_paths_of_records_lie_below_the_state_directory(load: Load) -> None:
@@ -59,3 +77,14 @@ def test_the_machines_backends_file_is_used_when_none_is_named(load: Load, etc: 
     named = load(BACKENDS_CONFIG_PATH=str(tmp_path / "named.yaml"))
     assert list(named.backends.classes) == ["named"]
     assert named.origins["backends_config_path"] == "environment"
+
+
+def test_a_machines_file_behind_a_closed_directory_is_a_mistake(
+    refuse: Refuse, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path, *_arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", closed)
+    monkeypatch.setattr(Path, "open", closed)
+    assert [mistake.where for mistake in refuse()] == [f"{etc}/appliance.env", f"{etc}/backends.yaml"]

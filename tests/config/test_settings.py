@@ -1,7 +1,7 @@
 """Single settings: names, defaults, text to value, and what is said of text that cannot be used."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -39,7 +39,16 @@ def test_defaults_are_those_of_the_contract(load: Load) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1", True), ("true", True), ("YES", True), (" on ", True), ("0", False), ("False", False), ("no", False), ("off", False)],
+    [
+        ("1", True),
+        ("true", True),
+        ("YES", True),
+        (" on ", True),
+        ("0", False),
+        ("False", False),
+        ("no", False),
+        ("off", False),
+    ],
 )
 def test_a_boolean_has_eight_spellings(load: Load, text: str, value: bool) -> None:
     assert load(METRICS_ENABLED=text).settings.metrics_enabled is value
@@ -80,7 +89,8 @@ def test_a_boolean_has_eight_spellings(load: Load, text: str, value: bool) -> No
         ("GATEWAY_HOST", "*", "without scheme and port"),
         ("UI_IMAGE_MAX_BYTES", "3000000000", "UI_IMAGE_STORE_MAX_BYTES"),
         ("MAX_REQUEST_BYTES", "-1", "from 0"),
-        ("MAX_CONNECTIONS", "\udcff", "a whole number from 1"),
+        ("MAX_CONNECTIONS", "0", "a whole number from 1"),
+        ("IMAGES_OPENAI_MODEL", "\udcff", "is not UTF-8"),
     ],
 )
 def test_a_bad_value_is_named_with_what_to_write(refuse: Refuse, name: str, text: str, what: str) -> None:
@@ -118,7 +128,12 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(refuse: Refuse, name: s
 
 @pytest.mark.parametrize(
     ("text", "network"),
-    [("10.0.0.7", "10.0.0.7/32"), ("fd00::/8", "fd00::/8"), ("::ffff:10.0.0.7", "10.0.0.7/32"), ("::ffff:10.0.0.0/104", "10.0.0.0/8")],
+    [
+        ("10.0.0.7", "10.0.0.7/32"),
+        ("fd00::/8", "fd00::/8"),
+        ("::ffff:10.0.0.7", "10.0.0.7/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+    ],
 )
 def test_a_network_has_one_form(text: str, network: str) -> None:
     assert str(parse_network(text)) == network
@@ -132,11 +147,13 @@ def test_a_host_has_one_form(text: str, host: str) -> None:
     assert parse_host(text) == host
 
 
+@settings(deadline=None)  # two shared cores
 @given(st.lists(st.text("abc.:/ \t", max_size=8), max_size=6))
 def test_csv_keeps_every_item_that_is_not_blank(items: list[str]) -> None:
     assert split_csv(",".join(items)) == tuple(item.strip() for item in items if item.strip())
 
 
+@settings(deadline=None)  # two shared cores
 @given(st.text(max_size=8))
 def test_text_is_a_boolean_or_refused(text: str) -> None:
     try:
@@ -147,6 +164,7 @@ def test_text_is_a_boolean_or_refused(text: str) -> None:
         assert isinstance(value, bool)
 
 
+@settings(deadline=None)  # two shared cores
 @given(st.text(max_size=30))
 def test_any_text_is_a_url_or_refused_with_advice(text: str) -> None:
     try:

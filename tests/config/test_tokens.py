@@ -110,6 +110,7 @@ def test_a_fifo_does_not_hold_up_the_start(refuse: Refuse, tmp_path: Path) -> No
         ("GATEWAY_BEARER_TOKEN", "hush hush-0123456789", "token 1 holds a space"),
         ("GATEWAY_BEARER_TOKEN", "hush\u00e9-0123456789abc", "not visible ASCII"),
         ("GATEWAY_BEARER_TOKENS", f"{ONE},hush\t-0123456789abc", "token 2 holds a space"),
+        ("GATEWAY_BEARER_TOKEN", "hush\udcff-0123456789abc", "is not UTF-8"),
         ("GATEWAY_BEARER_TOKENS", " , ", "holds no token"),
     ],
 )
@@ -155,9 +156,7 @@ def test_no_repr_shows_a_token(load: Load) -> None:
 
 def test_a_policy_belongs_to_its_token(load: Load) -> None:
     policies = {ONE: {"ip_allowlist": "10.0.0.0/8, fd00::1", "max_request_bytes": 10, "tools_allowlist": "a, b"}}
-    one, two = load(
-        GATEWAY_BEARER_TOKENS=f"{ONE},{TWO}", GATEWAY_TOKEN_POLICIES_JSON=json.dumps(policies)
-    ).tokens
+    one, two = load(GATEWAY_BEARER_TOKENS=f"{ONE},{TWO}", GATEWAY_TOKEN_POLICIES_JSON=json.dumps(policies)).tokens
     assert [str(network) for network in one.policy.ip_allowlist] == ["10.0.0.0/8", "fd00::1/128"]
     assert (one.policy.max_request_bytes, one.policy.tools_allowlist) == (10, ("a", "b"))
     assert two.policy == TokenPolicy()

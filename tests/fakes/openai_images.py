@@ -19,6 +19,7 @@ OK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 class FakeOpenAIImages:
     """`drawing_s`: how long a picture takes. `script`: what to do instead, see SCRIPTS.
 
+    `stoppable` False: stable-diffusion.cpp's server, which draws to the end and says what it is at a route of its own.
     `aborted`: drawings given up because the client hung up; the GPU of this server is free at that moment.
     """
 
@@ -29,6 +30,7 @@ class FakeOpenAIImages:
     drawing: int = 0
     drawn: int = 0
     aborted: int = 0
+    stoppable: bool = True
     extra_fields: dict[str, Any] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
 
@@ -72,6 +74,9 @@ async def _handle(fake: FakeOpenAIImages, request: Request) -> None:
     if request.method == "GET" and request.path in ("/v1/models", "/health", "/healthz", "/readyz"):
         await request.respond_json(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
         return
+    if request.path == "/sdcpp/v1/capabilities" and not fake.stoppable:
+        await request.respond_json(200, {"mode": "img_gen"})
+        return
     if request.path.startswith("/picture"):
         await request.respond(200, png(8, 8), {"Content-Type": "image/png"})
         return
@@ -98,7 +103,8 @@ async def _draw(fake: FakeOpenAIImages, request: Request) -> bool:
             await request.hung_up()
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(watch)
+        if fake.stoppable:
+            nursery.start_soon(watch)
         await trio.sleep(fake.drawing_s)
         done = True
         nursery.cancel_scope.cancel()

@@ -1,5 +1,6 @@
 """Helpers: a listener on a loopback port, a raw client, and small applications to put behind it."""
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -88,6 +89,18 @@ async def listening(
         await nursery.start(run)
         yield house
         nursery.cancel_scope.cancel()
+
+
+async def eventually(condition: Callable[[], bool], *, timeout_s: float = 5) -> None:
+    """Wait for what the kernel or another task is about to make true."""
+    with trio.fail_after(timeout_s):
+        while not condition():  # noqa: ASYNC110 - descriptors and limiters have no event to wait for
+            await trio.sleep(0.001)
+
+
+def descriptors() -> int:
+    """How many files and sockets this process has open."""
+    return len(os.listdir("/proc/self/fd"))
 
 
 async def read_body(receive: Any) -> bytes:

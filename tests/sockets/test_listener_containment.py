@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import trio
+from quart_trio import QuartTrio
 
+from appliance.server.connection_h11 import StrictConnection
 from appliance.server.listener_limits import ListenerLimits
-from tests.sockets.listening import answer, echo, listening, read_body, read_to_end, read_until
+from tests.sockets.listening import answer, echo, eventually, listening, read_body, read_to_end, read_until
 
 GET = b"GET /health HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
 UPGRADE = (
@@ -46,11 +48,8 @@ async def test_defect_2_stalled_readers_give_back_what_they_hold_and_do_not_hold
         stalled = [await house.connect() for _ in range(2)]
         for client in stalled:
             await client.send_all(GET)
-        with trio.fail_after(10):
-            while slots.borrowed_tokens < 2:
-                await trio.sleep(0.001)
-            while slots.borrowed_tokens:
-                await trio.sleep(0.01)
+        await eventually(lambda: slots.borrowed_tokens == 2)
+        await eventually(lambda: slots.borrowed_tokens == 0)
         stalled.append(await house.connect())
         await stalled[-1].send_all(GET)
         house.stop.set()
@@ -61,8 +60,6 @@ async def test_defect_2_stalled_readers_give_back_what_they_hold_and_do_not_hold
 
 
 async def test_defect_3_idle_connection_after_a_quart_request_is_closed() -> None:
-    from quart_trio import QuartTrio
-
     app = QuartTrio(__name__)
 
     @app.get("/")
@@ -142,8 +139,6 @@ async def test_call_that_returns_without_an_answer_gets_one_from_the_listener() 
 async def test_exception_in_the_protocol_itself_is_reported_and_hurts_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from appliance.server.connection_h11 import StrictConnection
-
     original = StrictConnection.next_event
 
     def next_event(self: StrictConnection) -> Any:
@@ -182,8 +177,7 @@ async def test_connection_over_a_cap_of_running_requests_is_refused_with_503() -
         busy = [await house.connect() for _ in range(2)]
         for client in busy:
             await client.send_all(GET)
-        while len(running) < 2:
-            await trio.sleep(0.001)
+        await eventually(lambda: len(running) == 2)
         async with await house.connect() as client:
             with trio.fail_after(5):
                 assert (await read_to_end(client)).startswith(b"HTTP/1.1 503 ")
@@ -199,9 +193,8 @@ async def test_connection_over_a_cap_of_running_requests_is_refused_with_503() -
     "number", [errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.ENOBUFS, errno.EPROTO, errno.EINVAL]
 )
 async def test_failing_accept_is_tried_again(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = trio.socket.SocketType.accept if hasattr(trio.socket.SocketType, "accept") else None
-    assert original is not None
-    kind = type(trio.socket.socket())
+    with trio.socket.socket() as any_socket:
+        kind: Any = type(any_socket)
     real = kind.accept
     failures = [OSError(number, os.strerror(number)) for _ in range(3)]
 

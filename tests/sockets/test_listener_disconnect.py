@@ -1,6 +1,5 @@
 """Hang-ups over real sockets: the application hears at once, the descriptor is closed at once, nothing hides it."""
 
-import os
 import socket
 import struct
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.sockets.listening import answer, listening, read_body, read_until
+from tests.sockets.listening import answer, descriptors, eventually, listening, read_body, read_until
 
 GET = b"GET /a HTTP/1.1\r\nHost: g\r\n\r\n"
 Leave = Callable[[trio.SocketStream], None]
@@ -54,7 +53,7 @@ class Waiting:
 async def test_call_hears_of_a_hang_up_at_once_and_the_descriptor_is_closed_before_its_clean_up(leave: Leave) -> None:
     app = Waiting()
     async with listening(app) as house:
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         client = await house.connect()
         await client.send_all(GET)
         with trio.fail_after(5):
@@ -62,7 +61,7 @@ async def test_call_hears_of_a_hang_up_at_once_and_the_descriptor_is_closed_befo
             leave(client)
             await app.heard.wait()
             client.socket.close()
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert descriptors() == before
             assert app.cleaned == 0
             app.let_go.set()
             await trio.testing.wait_all_tasks_blocked()
@@ -80,15 +79,14 @@ async def test_hang_up_is_seen_behind_an_unread_body(leave: Leave) -> None:
 
     running, heard, heard_elsewhere = trio.Event(), trio.Event(), trio.Event()
     async with listening(deaf) as house:
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         client = await house.connect()
-        await client.send_all(b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 900000\r\n\r\n" + b"x" * 300_000)
         with trio.fail_after(5):
+            await client.send_all(b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 900000\r\n\r\n" + b"x" * 100_000)
             await running.wait()
             leave(client)
             client.socket.close()
-            while len(os.listdir("/proc/self/fd")) > before:
-                await trio.sleep(0.001)
+            await eventually(lambda: descriptors() <= before)
             heard_elsewhere.set()
             await heard.wait()
 
@@ -147,14 +145,12 @@ async def test_hang_up_between_requests_closes_the_connection() -> None:
         await answer(send, b"ok")
 
     async with listening(app) as house:
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         client = await house.connect()
         await client.send_all(GET)
         await read_until(client, b"ok")
         await client.aclose()
-        with trio.fail_after(5):
-            while len(os.listdir("/proc/self/fd")) > before:
-                await trio.sleep(0.001)
+        await eventually(lambda: descriptors() <= before)
 
 
 async def test_next_request_is_served_while_the_last_call_still_cleans_up() -> None:

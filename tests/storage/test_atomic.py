@@ -79,6 +79,14 @@ def test_descriptors_are_closed_on_every_way_out(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_temporary_file_is_never_one_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic.secrets, "token_hex", lambda _bytes: "0123456789abcdef")
+    (tmp_path / ".a.0123456789abcdef.tmp").write_bytes(b"planted")
+    with pytest.raises(FileExistsError):
+        write_atomic(tmp_path / "a", b"content", durable=False)
+    assert not (tmp_path / "a").exists()
+
+
 def test_link_under_the_name_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"precious")
     (tmp_path / "a").symlink_to(tmp_path / "target")

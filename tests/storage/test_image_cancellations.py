@@ -124,6 +124,28 @@ async def test_cancelled_while_another_one_writes_the_same_picture(tmp_path: Pat
     assert_consistent(store, tmp_path)
 
 
+async def test_damaged_picture_is_not_dropped_while_somebody_writes(tmp_path: Path, nursery: trio.Nursery) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    class SlowDisk(Disk):
+        def write(self, file: int, data: memoryview) -> int:
+            if self.writes > 1:
+                entered.set()
+                gate.wait(10)
+            return super().write(file, data)
+
+    store = make_store(tmp_path, Clock(), disk=SlowDisk())
+    damaged = await store.save(picture(1))
+    (tmp_path / damaged.name).write_bytes(b"damaged")
+    nursery.start_soon(store.save, picture(2))
+    await trio.to_thread.run_sync(entered.wait, 10)
+    with trio.move_on_after(0.05) as scope:
+        await store.load(damaged.sha256, "png")
+    assert scope.cancelled_caught
+    assert (tmp_path / damaged.name).exists()
+    gate.set()
+
+
 async def test_writer_that_is_cancelled_leaves_the_work_to_the_next_one(tmp_path: Path, nursery: trio.Nursery) -> None:
     limiter, disk = trio.CapacityLimiter(1), Disk()
     store = make_store(tmp_path, Clock(), disk=disk, limiter=limiter)

@@ -171,10 +171,12 @@ async def test_failing_disk_is_storage_full_keeps_nothing_and_recovers(tmp_path:
     assert str(tmp_path) not in caught.value.message
     assert store.statistics().items == 1
     assert store.statistics().failures == 1
+    assert store.statistics().failing
     assert_consistent(store, tmp_path)
     disk.free()
     stored = await store.save(picture(2))
     assert await store.load(stored.sha256, "png") == picture(2).data
+    assert not store.statistics().failing
     assert_consistent(store, tmp_path)
 
 
@@ -196,6 +198,7 @@ async def test_directory_removed_by_somebody_is_made_again(tmp_path: Path) -> No
     (tmp_path / "images" / first.name).unlink()
     (tmp_path / "images").rmdir()
     await store.sweep()
+    assert store.statistics().failures == 0
     await store.save(picture(2))
     assert await store.load(first.sha256, "png") is None
     await store.save(picture(1))
@@ -230,11 +233,35 @@ async def test_damaged_picture_is_dropped_counted_and_can_be_saved_again(
     assert await store.load(stored.sha256, "png") == picture(1).data
 
 
-async def test_cut_picture_is_written_anew_when_it_is_saved_again(tmp_path: Path) -> None:
+async def test_removed_picture_is_written_anew_when_it_is_saved_again(tmp_path: Path) -> None:
     store = make_store(tmp_path, Clock())
+    stored = await store.save(picture(1))
+    (tmp_path / stored.name).unlink()
+    await store.save(picture(1))
+    assert await store.load(stored.sha256, "png") == picture(1).data
+    assert store.statistics().evictions == 0
+    assert_consistent(store, tmp_path)
+
+
+async def test_cut_picture_that_cannot_be_written_anew_is_gone(tmp_path: Path) -> None:
+    disk = Disk()
+    store = make_store(tmp_path, Clock(), disk=disk)
+    stored = await store.save(picture(1))
+    _cut(tmp_path / stored.name)
+    disk.fill()
+    with pytest.raises(StorageFull):
+        await store.save(picture(1))
+    assert store.statistics().items == 0
+    assert_consistent(store, tmp_path)
+
+
+async def test_cut_picture_is_written_anew_when_it_is_saved_again(tmp_path: Path) -> None:
+    store = make_store(tmp_path, Clock(), max_total_bytes=200)
+    await store.save(picture(2))
     stored = await store.save(picture(1))
     _cut(tmp_path / stored.name)
     await store.save(picture(1))
+    assert store.statistics().evictions == 0
     assert await store.load(stored.sha256, "png") == picture(1).data
     assert_consistent(store, tmp_path)
 
@@ -441,17 +468,24 @@ async def test_sweep_that_fails_is_counted_and_the_next_one_succeeds(
     assert names_in(tmp_path) == []
 
 
-async def test_picture_that_cannot_be_removed_stays_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("expired", [True, False])
+async def test_picture_that_cannot_be_removed_stays_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expired: bool
+) -> None:
     def refuse(_path: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     clock = Clock()
-    store = make_store(tmp_path, clock)
+    store = make_store(tmp_path, clock, max_total_bytes=100)
     await store.save(picture(1))
-    clock.time_s += TTL_S + 1
+    clock.time_s += TTL_S + 1 if expired else 0
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refuse)
         await store.sweep()
+        await store.save(picture(2))
+    assert store.statistics().items == 2
+    assert store.statistics().expired == store.statistics().evictions == 0
+    assert_consistent(store, tmp_path)
+    await store.sweep()
     assert store.statistics().items == 1
-    assert store.statistics().expired == 0
     assert_consistent(store, tmp_path)

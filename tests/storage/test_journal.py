@@ -68,6 +68,20 @@ async def test_lines_are_canonical_json_in_order_and_all_there_after_the_end(tmp
     assert journal.statistics().queued == 0
 
 
+async def test_queue_that_holds_a_whole_batch_does_not_wait_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "BATCH_LINES", 10)
+    journal = make_journal(tmp_path / "requests.jsonl", linger_s=1000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.run)
+        for number in range(35):
+            journal.record_nowait({"n": number})
+        await until(lambda now: now.written == 30, journal)
+        journal.close_nowait()
+    assert journal.statistics().written == 35
+
+
 async def test_lines_that_come_together_are_written_together(tmp_path: Path) -> None:
     writes: list[int] = []
 
@@ -159,14 +173,15 @@ async def test_failing_disk_is_flagged_and_nothing_queued_is_lost_when_it_recove
 async def test_failing_disk_does_not_hold_up_the_end_and_what_is_lost_is_counted(tmp_path: Path) -> None:
     disk = Disk()
     disk.fill()
-    journal = make_journal(tmp_path / "requests.jsonl", disk, retry_interval_s=1000)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(journal.run)
-        for number in range(5):
-            journal.record_nowait({"n": number})
-        await until(lambda now: now.failing, journal)
-        journal.record_nowait({"n": 5})
-        journal.close_nowait()
+    journal = make_journal(tmp_path / "requests.jsonl", disk, retry_interval_s=1000, flush_timeout_s=1000)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(journal.run)
+            for number in range(5):
+                journal.record_nowait({"n": number})
+            await until(lambda now: now.failing, journal)
+            journal.record_nowait({"n": 5})
+            journal.close_nowait()
     now = journal.statistics()
     assert (now.written, now.dropped, now.queued) == (0, 6, 0)
 

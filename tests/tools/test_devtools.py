@@ -11,7 +11,7 @@ import pytest
 from tools import dev
 from tools.devtools import commands
 from tools.devtools.files import make_once
-from tools.devtools.gates import Gate, run_gates
+from tools.devtools.gates import Gate, async_files, run_gates
 from tools.devtools.paths import ROOT, cache_dir
 from tools.devtools.venv import STAMP, SetupFailed, ensure_venv, launcher
 
@@ -59,15 +59,22 @@ def test_measurements_are_the_modules_with_a_main(tmp_path: Path) -> None:
 
 
 def test_every_gate_runs_though_one_fails_and_says_what_it_said(capsys: pytest.CaptureFixture[str]) -> None:
-    gates = [
+    chosen = [
         Gate("first", ("-c", "import sys; print('what is wrong'); sys.exit(3)")),
         Gate("second", ("-c", "print('not shown')")),
     ]
-    assert run_gates(Path(sys.executable), gates) == ["first"]
+    assert run_gates(Path(sys.executable), chosen) == ["first"]
     shown = capsys.readouterr().out
     assert "what is wrong" in shown
     assert "not shown" not in shown
     assert "second       ok" in shown
+
+
+def test_only_files_with_a_coroutine_go_to_the_slow_linter(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "waits.py").write_text("async def f(): pass\n")
+    (tmp_path / "tests" / "plain.py").write_text("asynchronous = 1\n")
+    assert async_files(tmp_path) == ["tests/waits.py"]
 
 
 def test_a_folder_is_made_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import socket
 from collections.abc import Sequence
@@ -65,7 +66,8 @@ def report(title: str, figures: Sequence[Figure], json_file: Path | None) -> int
         value = f"{figure.value:.0f}" if float(figure.value).is_integer() else f"{figure.value:.2f}"
         print(f"  {figure.name:<52} {value:>9} {figure.unit:<6} {figure.goal:<9} {figure.verdict}".rstrip())
     if json_file is not None:
-        json_file.write_text(json.dumps({"title": title, "figures": [asdict(f) for f in figures]}, indent=2) + "\n")
+        listed = [{**asdict(f), "value": None if math.isnan(f.value) else f.value} for f in figures]
+        json_file.write_text(json.dumps({"title": title, "figures": listed}, indent=2) + "\n")
     return 1 if any(figure.verdict == "WRONG" for figure in figures) else 0
 
 

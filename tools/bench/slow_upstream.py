@@ -18,6 +18,8 @@ PNG = base64.b64decode(
 )
 _ANSWER = json.dumps({"created": 1, "data": [{"b64_json": base64.b64encode(PNG).decode()}]}).encode()
 
+_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
 
 @dataclass(slots=True)
 class Seen:
@@ -47,8 +49,8 @@ class SlowUpstream:
                 return
 
     async def _answer(self, stream: trio.SocketStream, head: bytes, body: bytes) -> None:
-        if not head.startswith(b"POST "):  # a health probe
-            await stream.send_all(_response(b"{}"))
+        if not head.startswith(b"POST "):  # a health probe, or a question what kind of server this is
+            await stream.send_all(_response(b"{}") if head.startswith(b"GET /v1/models ") else _NOT_FOUND)
             return
         prompt = json.loads(body)["prompt"]
         seen = self.seen[prompt]

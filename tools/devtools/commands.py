@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .gates import run_gates
+from .gates import gates, run_gates
 from .locks import write_locks
 from .paths import ROOT, VENV
 from .venv import SetupFailed, ensure_project
@@ -47,14 +47,14 @@ def run(arguments: list[str]) -> int:
 
 def check(_arguments: list[str]) -> int:
     """Every gate."""
-    return 1 if run_gates(ensure_project()) else 0
+    return 1 if run_gates(ensure_project(), gates()) else 0
 
 
 def test(arguments: list[str]) -> int:
     """The tests; with `--all` the gates and the real programs too. The last lines are pytest's unless a gate failed."""
     python = ensure_project()
     everything = "--all" in arguments
-    failed_gates = run_gates(python) if everything else []
+    failed_gates = run_gates(python, gates()) if everything else []
     if everything:
         real([])  # said and done before the tests, which say nothing for the minutes it takes
     code = _call(python, ["-m", "pytest", *coverage_arguments(arguments), *arguments])

@@ -8,3 +8,6 @@ API_PATHS = OBSERVABILITY_PATHS | {
     "/v1/images/generations",
     "/ui/images/<name>",
 }
+
+REFUSED = "(refused)"  # what the listener turns away before there is a path
+METRIC_PATHS = API_PATHS | {REFUSED}

@@ -1,6 +1,7 @@
 """`POST /v1/images/generations`, and the pictures it hands out under `/ui/images/`."""
 
 import time
+from collections.abc import AsyncIterator
 from urllib.parse import parse_qs
 
 from quart import Response, request
@@ -14,8 +15,10 @@ from appliance.protocol.images import Image, image_answer, image_item, parse_ima
 from appliance.protocol.magic import EXTENSION, MIME
 from appliance.server.access import Head
 from appliance.server.app import current_visit, json_response, read_json
+from appliance.storage.images import ImageReader
 
 IMAGES_PATH = "/ui/images/"
+PIECE_BYTES = 262_144
 
 _TYPE_BY_EXTENSION = {extension: kind for kind, extension in EXTENSION.items()}
 
@@ -41,12 +44,20 @@ def add_image_routes(app: QuartTrio, components: Components) -> None:
     async def fetch(name: str) -> Response:
         stem, _, extension = name.partition(".")
         kind = _TYPE_BY_EXTENSION.get(extension)
-        if current_visit().token is None:
+        visit = current_visit()
+        if visit.token is None:
             _check_signature(components, name)
-        data = await components.images.load(stem, extension) if kind else None
-        if kind is None or data is None:
+        picture = await visit.stack.enter_async_context(components.images.open(stem, extension)) if kind else None
+        if kind is None or picture is None:
             raise NotFound("This picture is not, or no longer, here: pictures are kept for UI_IMAGE_TTL_SEC.")
-        return Response(data, content_type=MIME[kind], headers=_picture_headers(components, extension))
+        headers = {**_picture_headers(components, extension), "Content-Length": str(picture.size)}
+        return Response(_pieces(picture), content_type=MIME[kind], headers=headers)
+
+
+async def _pieces(picture: ImageReader) -> AsyncIterator[bytes]:
+    """A client that reads slowly costs one piece of memory, not a picture."""
+    while piece := await picture.read(PIECE_BYTES):
+        yield piece
 
 
 def is_signed_picture(head: Head, query: bytes) -> bool:

@@ -1,0 +1,106 @@
+"""Language requests: what chat, completions, responses, embeddings and rerank have in common on their way through."""
+
+import json
+import time
+
+from quart import Response, request
+
+from appliance.components import Components
+from appliance.dispatch.language import LanguageJob, admit_language, answer, open_stream
+from appliance.protocol.canonical import compact_json
+from appliance.protocol.errors import GatewayError, InvalidRequest
+from appliance.protocol.language import LanguageKind, LanguageRequest, parse_language_request
+from appliance.protocol.responses import from_chat
+from appliance.protocol.responses_stream import ResponsesStream
+from appliance.protocol.streams import PassThrough, StreamFilter, usage_of
+from appliance.server.app import current_visit, read_body
+from appliance.server.relay import SSE_HEADERS, relay_events
+from appliance.server.translated import TranslatedResponses
+from appliance.server.visit import Visit
+
+TOOLS_HEADER = "X-Gateway-Tools"
+
+
+async def serve_language(components: Components, kind: LanguageKind) -> Response:
+    """Read, admit, answer or stream. Raises GatewayError until the first byte; after it, errors are events."""
+    visit = current_visit()
+    body, raw = await read_body()
+    wanted = parse_language_request(kind, body, raw)
+    _refuse_gateway_tools()
+    job = admit_language(
+        components.dispatcher,
+        visit.caller(),
+        wanted,
+        x_backend=request.headers.get("X-Backend"),
+        request_type=request.headers.get("X-Request-Type"),
+    )
+    visit.model = job.call.model
+    if wanted.stream:
+        return await _stream(components, visit, wanted, job)
+    return await _answer(components, wanted, job)
+
+
+def routing_headers(backend_class: str, model: str | None, reason: str) -> dict[str, str]:
+    """Contract 1, "Headers out". A model whose name cannot be a header value is left out."""
+    headers = {"X-Backend-Used": backend_class, "X-Router-Reason": _header_value(reason)}
+    if model and _header_value(model) == model:
+        headers["X-Model-Used"] = model
+    return headers
+
+
+def _header_value(text: str) -> str:
+    return "".join(char if char.isascii() and char.isprintable() else "?" for char in text)
+
+
+def _refuse_gateway_tools() -> None:
+    asked = request.headers.get(TOOLS_HEADER)
+    if asked is not None:
+        raise InvalidRequest(
+            f"This gateway runs no tools yet: leave the header {TOOLS_HEADER} out and run tool calls yourself.",
+            param=TOOLS_HEADER,
+            code="capability_not_supported",
+        )
+
+
+async def _answer(components: Components, wanted: LanguageRequest, job: LanguageJob) -> Response:
+    visit = current_visit()
+    body = await answer(components.dispatcher, job)
+    parsed = json.loads(body) if job.translated or b'"usage"' in body else None
+    usage = usage_of(parsed)
+    if usage is not None:
+        components.metrics.note_tokens(visit.backend_class or "", usage.prompt_tokens, usage.completion_tokens)
+    if job.translated:
+        response = from_chat(parsed, wanted.body, new_id=components.new_id, created=int(time.time()))
+        body = compact_json(response)
+    return Response(body, content_type="application/json", headers=_headers(job))
+
+
+async def _stream(components: Components, visit: Visit, wanted: LanguageRequest, job: LanguageJob) -> Response:
+    source = await visit.stack.enter_async_context(open_stream(components.dispatcher, job))
+    events = _filter(components, wanted, job)
+    visit.events = True
+    visit.stack.callback(_note_usage, components, job, events)
+
+    def note_error(error: GatewayError) -> None:
+        visit.error_code = error.code
+
+    body = relay_events(source, events, on_error=note_error)
+    return Response(body, headers={**SSE_HEADERS, **_headers(job)})
+
+
+def _filter(components: Components, wanted: LanguageRequest, job: LanguageJob) -> StreamFilter:
+    upstream = job.call.backend_class.name
+    if not job.translated:
+        return PassThrough(upstream)
+    stream = ResponsesStream(wanted.body, new_id=components.new_id, created=int(time.time()), model=job.call.model)
+    return TranslatedResponses(stream, upstream)
+
+
+def _note_usage(components: Components, job: LanguageJob, events: StreamFilter) -> None:
+    if events.usage is not None:
+        usage = events.usage
+        components.metrics.note_tokens(job.call.backend_class.name, usage.prompt_tokens, usage.completion_tokens)
+
+
+def _headers(job: LanguageJob) -> dict[str, str]:
+    return routing_headers(job.call.backend_class.name, job.call.model, job.route.reason)

@@ -1,0 +1,58 @@
+"""The program as a process: its two names, its exit codes, closed pipes, and what it does not import."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "APPLIANCE_ENV_FILE": "/dev/null", "HOME": "/nonexistent"}
+
+
+def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**ENVIRONMENT, **variables},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_bad_configuration_is_one_line_and_exit_78() -> None:
+    ended = _run("-m", "appliance", "serve", GATEWAY_PORT="x")
+    assert (ended.returncode, ended.stdout) == (78, "")
+    assert ended.stderr == "appliance: GATEWAY_PORT: 'x' cannot be used: write a whole number from 0 to 65535\n"
+
+
+def test_the_script_is_the_module() -> None:
+    script = Path(sys.executable).with_name("appliance")
+    if not script.exists():
+        pytest.skip("the package is not installed beside this Python")
+    assert _run(str(script), "version").stdout == _run("-m", "appliance", "version").stdout
+
+
+@pytest.mark.parametrize("arguments", [("config", "show"), ("--help",), ("verify-images", "--help")])
+def test_a_closed_pipe_is_quiet(arguments: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        [sys.executable, "-m", "appliance", *arguments],
+        env=ENVIRONMENT,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=30,
+        check=False,
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_version_imports_nothing_heavy() -> None:
+    program = "import sys; from appliance.__main__ import main; main(['version']); print(*sys.modules)"
+    loaded = set(_run("-c", program).stdout.split())
+    heavy = {"trio", "quart", "hypercorn", "httpx", "pydantic", "yaml", "dotenv", "ssl", "asyncio", "prometheus_client"}
+    assert "appliance.cli.version" in loaded
+    assert not loaded & heavy
