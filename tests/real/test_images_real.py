@@ -2,7 +2,6 @@
 
 import io
 from contextlib import asynccontextmanager
-from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -99,7 +98,7 @@ async def test_death_on_the_first_picture_is_502_and_a_restart_heals_it(sd_serve
 async def test_slot_of_a_cut_off_call_comes_back_when_the_real_server_is_idle(nursery, sd_server, tmp_path, name):
     async with open_real(sd_server, tmp_path) as (upstream, running):
         drawing = Drawing()
-        call = image_call(running.base_url, size=(512, 512), options={"steps": 2})
+        call = image_call(running.base_url, size=(384, 384), options={"steps": 2, "cfg_scale": 1.0})
         nursery.start_soon(drawing.run, IMAGE_BACKENDS[name], call, upstream)
         while running.drawings()[0] == 0:  # noqa: ASYNC110 - a log file has no event
             await trio.sleep(0.01)
@@ -113,7 +112,7 @@ async def test_slot_of_a_cut_off_call_comes_back_when_the_real_server_is_idle(nu
 
 async def test_job_that_outlives_our_patience_holds_its_slot_to_the_bound(sd_server, tmp_path):
     async with open_real(sd_server, tmp_path) as (upstream, running):
-        call = image_call(running.base_url, size=(256, 256), timeout_s=0.3, cancel_timeout_s=4)
+        call = image_call(running.base_url, size=(256, 256), options={"steps": 1}, timeout_s=0.2, cancel_timeout_s=8)
         with pytest.raises(UpstreamTimeout):
             await draw(IMAGE_BACKENDS["http_a1111"], call, upstream)
         assert running.drawings() == (1, 1)
@@ -127,15 +126,21 @@ def ask_as_webuiapi(base_url):
     return result, api.get_samplers(), api.get_sd_models(), api.get_options()
 
 
+def ask_for_more_as_webuiapi(base_url):
+    """Progress, an interrupt of nothing, and a refusal."""
+    address = urlsplit(base_url)
+    api = webuiapi.WebUIApi(host=address.hostname, port=address.port)  # asks for extensions at once
+    progress = api.get_progress()
+    api.interrupt()
+    with pytest.raises(RuntimeError, match="Sampler not found") as caught:
+        api.txt2img(prompt="a fox", sampler_name="nope")
+    return progress, caught.value.args[0]
+
+
 async def test_independent_client_takes_the_fake_for_a_server():
     async with open_fake_a1111(Behaviour(step_s=0.01)) as fake:
         result, samplers, models, options = await trio.to_thread.run_sync(ask_as_webuiapi, fake.base_url)
-        address = urlsplit(fake.base_url)
-        api = webuiapi.WebUIApi(host=address.hostname, port=address.port)
-        progress = await trio.to_thread.run_sync(api.get_progress)
-        await trio.to_thread.run_sync(api.interrupt)
-        with pytest.raises(RuntimeError, match="Sampler not found") as caught:
-            await trio.to_thread.run_sync(partial(api.txt2img, prompt="a fox", sampler_name="nope"))
+        progress, refusal = await trio.to_thread.run_sync(ask_for_more_as_webuiapi, fake.base_url)
     assert result.image.size == (64, 64)
     assert result.info["seed"] == 7
     assert result.parameters["prompt"] == "a fox"
@@ -143,7 +148,7 @@ async def test_independent_client_takes_the_fake_for_a_server():
     assert models[0].keys() >= {"title", "model_name", "hash"}
     assert "sd_model_checkpoint" in options
     assert (progress["progress"], progress["state"]["job_count"]) == (0, 0)
-    assert caught.value.args[0] == 404
+    assert refusal == 404
 
 
 async def test_fake_answers_like_the_real_server(sd_server, tmp_path):
