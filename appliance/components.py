@@ -1,5 +1,6 @@
 """Components: the composition root. Everything that lives as long as the process, made in one place, in order."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,9 +10,12 @@ import trio
 from appliance import __version__
 from appliance.admission.grace import Grace
 from appliance.admission.leases import Leases
+from appliance.backends.registry import LANGUAGE_BACKENDS
 from appliance.config.loading import Configuration
 from appliance.config.settings import Settings
+from appliance.dispatch.catalogue import Catalogue
 from appliance.dispatch.dispatch import Dispatcher
+from appliance.dispatch.routing import build_router
 from appliance.protocol.ids import NewId, new_id
 from appliance.storage.images import ImageStore, load_image_store
 from appliance.storage.journal import RequestJournal
@@ -19,7 +23,7 @@ from appliance.storage.signing import UrlSigner, load_or_create_key
 from appliance.telemetry.log import Log
 from appliance.telemetry.metrics import Metrics
 from appliance.telemetry.readings import Readings
-from appliance.upstream.client import open_upstream
+from appliance.upstream.client import UpstreamClient, open_upstream
 from appliance.upstream.health import HealthBoard
 
 PICTURE_THREADS = 8  # hashing and writing; more would only queue inside the disk
@@ -51,6 +55,7 @@ class Components:
     leases: Leases
     grace: Grace
     dispatcher: Dispatcher
+    catalogue: Catalogue
     images: ImageStore
     signer: UrlSigner
     journal: RequestJournal | None
@@ -98,6 +103,7 @@ async def open_components(
         slots=leases.statistics, store=images.statistics, journal=journal.statistics if journal else lambda: None
     )
     metrics = Metrics(version=__version__, routes=routes, readings=readings)
+    router = build_router(settings, configuration.backends, configuration.aliases)
     async with open_upstream(settings, observe=metrics.note_upstream) as upstream:
         yield Components(
             configuration=configuration,
@@ -105,7 +111,8 @@ async def open_components(
             health=health,
             leases=leases,
             grace=grace,
-            dispatcher=Dispatcher(settings, configuration.backends, health, leases, upstream, grace),
+            dispatcher=Dispatcher(settings, configuration.backends, health, leases, upstream, grace, router),
+            catalogue=_make_catalogue(configuration, upstream),
             images=images,
             signer=UrlSigner(key, settings.ui_image_ttl_sec),
             journal=journal,
@@ -115,6 +122,17 @@ async def open_components(
             new_id=make_id,
             started_at=trio.current_time(),
         )
+
+
+def _make_catalogue(configuration: Configuration, upstream: UpstreamClient) -> Catalogue:
+    return Catalogue(
+        configuration.backends,
+        configuration.aliases,
+        LANGUAGE_BACKENDS,
+        upstream,
+        configuration.settings,
+        created=int(time.time()),
+    )
 
 
 def _make_journal(settings: Settings, log: Log) -> RequestJournal | None:

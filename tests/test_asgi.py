@@ -144,7 +144,22 @@ async def test_a_reader_that_stopped_holds_the_app_until_it_reads_or_leaves(nurs
         assert sent == [0]
         exchange.disconnect()
         await exchange.finished()
+        assert await exchange.body() == b"x"  # what was under way when it left
     assert len(sent) == 10  # what is sent to a client that is gone is dropped
+
+
+async def test_an_answer_that_begins_after_the_client_left_is_dropped(nursery: trio.Nursery) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"late"})
+
+    async with open_call(nursery, app, "GET", "/") as exchange:
+        exchange.disconnect()
+        await exchange.finished()
+        assert await exchange.body() == b""
+    assert not exchange.complete
 
 
 async def test_an_app_that_ignores_the_hang_up_is_named(nursery: trio.Nursery, autojump_clock: Any) -> None:

@@ -42,11 +42,17 @@ class A1111Backend:
         job = Job(call, upstream)
         tracked = await job.is_trackable()
         cleanup.push_async_callback(job.end)
-        exchange = partial(upstream.exchange, _post(call, payload, job))
+        exchange = partial(_exchange, _post(call, payload, job), upstream, job)
         held = partial(hold_to_the_end, exchange, call.cancel_timeout_s, on_expired=job.mark_over)
         answer = await (exchange() if tracked else held())
-        job.mark_over()
         return await _result(call, payload, answer)
+
+
+async def _exchange(post: UpstreamCall, upstream: UpstreamClient, job: Job) -> UpstreamAnswer:
+    """An answer of any kind ends the job, whether or not its caller is still there to hear it."""
+    answer = await upstream.exchange(post)
+    job.mark_over()
+    return answer
 
 
 def translate(call: ImageCall) -> dict[str, Any]:

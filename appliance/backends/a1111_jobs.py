@@ -61,10 +61,16 @@ class Job:
     async def is_trackable(self) -> bool:
         """Ask for our own task before it exists. Servers without the route (`--nowebui`, stable-diffusion.cpp): no.
 
-        Raises UpstreamFailed for a server that cannot be reached.
+        One that is too busy to say counts as trackable. Raises UpstreamFailed for one that cannot be reached.
         """
-        answer = await self._upstream.exchange(self._look_call())
-        return answer.status == 200 and "active" in parse_json_object(answer.body, upstream=self._name)
+        try:
+            answer = await self._upstream.exchange(self._look_call())
+        except UpstreamTimeout:
+            return True
+        try:
+            return answer.status == 200 and "active" in parse_json_object(answer.body, upstream=self._name)
+        except UpstreamFailed:
+            return False
 
     async def end(self) -> None:
         """Return once the server works on our job no more, within the call's cancel_timeout_s; at once if it is over."""
@@ -94,8 +100,8 @@ class Job:
         connected = trio.Event()
         try:
             answer = await self._upstream.exchange(self._look_call(on_connected=connected.set))
-            if answer.status == 404:
-                return _Look("untracked")
+            if answer.status != 200:
+                return _Look("untracked" if answer.status == 404 else "unclear")
             return _read_look(parse_json_object(answer.body, upstream=self._name))
         except UpstreamFailed:
             return _Look("unclear" if connected.is_set() else "unreachable")
@@ -110,9 +116,8 @@ class Job:
         if self._interrupted_at is not None:
             if now - self._interrupted_at < REINTERRUPT_S:
                 return "waiting"
-            if (
-                await self._server_is_idle()
-            ):  # a job that raised stays "active" in this server's books until the next one
+            # A job that raised stays "active" in this server's books until the next one starts.
+            if await self._server_is_idle():
                 return "idle"
         self._interrupted_at = now
         with suppress(UpstreamFailed, UpstreamTimeout):

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from appliance.config.classes import BackendClass
 from appliance.protocol.images import Image, ImageOptions
+from appliance.protocol.language import LanguageKind
 from appliance.upstream.client import UpstreamClient
 
 
@@ -58,9 +59,6 @@ class ImageBackend(Protocol):
         Raises UpstreamFailed, UpstreamTimeout, InvalidRequest.
         """
         ...
-
-
-LanguageKind = Literal["chat", "completions", "responses", "embeddings", "rerank"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,9 @@ async def hold_to_the_end(
     """
     answer: T | None = None
     failure: GatewayError | None = None
+    hold = trio.CancelScope(shield=is_unstoppable is _yes)
     async with trio.open_nursery() as nursery:
-        with trio.CancelScope(shield=is_unstoppable is _yes) as hold:
+        with hold:
             nursery.start_soon(_shield_if, is_unstoppable, hold)
             nursery.start_soon(_bound_when_cancelled, hold, timeout_s)
             try:

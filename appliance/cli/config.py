@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
 from pydantic import SecretStr
 
+from appliance.config.aliases import Alias
 from appliance.config.classes import BackendClass
 from appliance.config.errors import ConfigError
 from appliance.config.loading import Configuration, load_configuration
@@ -70,6 +71,9 @@ def show(*, as_json: bool) -> int:
         click.echo(f"  {_class_text(backend_class)}")
     for old, name in configuration.backends.legacy_mapping.items():
         click.echo(f"  {old} means {name}")
+    click.echo("aliases:")
+    for alias in configuration.aliases.values():
+        click.echo(f"  {_alias_text(alias)}")
     for warning in configuration.warnings:
         click.echo(f"warning: {warning}")
     return 0
@@ -94,6 +98,7 @@ def _shown(configuration: Configuration) -> dict[str, Any]:
         },
         "backends": {name: _class(item) for name, item in configuration.backends.classes.items()},
         "legacy_mapping": dict(configuration.backends.legacy_mapping),
+        "aliases": {name: asdict(alias) for name, alias in configuration.aliases.items()},
         "warnings": list(configuration.warnings),
     }
 
@@ -141,13 +146,18 @@ def _policy(policy: TokenPolicy) -> dict[str, Any]:
 
 
 def _policy_text(policy: TokenPolicy) -> str:
-    return "".join(f"  {name}={_text(value)}" for name, value in _policy(policy).items())
+    return _pairs_text(_policy(policy))
+
+
+def _pairs_text(pairs: Mapping[str, Any]) -> str:
+    return "".join(f"  {name}={_text(value)}" for name, value in pairs.items())
 
 
 def _class(backend_class: BackendClass) -> dict[str, Any]:
     capabilities = sorted(backend_class.capabilities)
     return {
-        **asdict(backend_class),
+        **asdict(replace(backend_class, script=None)),
+        "script": backend_class.script and list(backend_class.script.names),
         "capabilities": capabilities,
         "limits": {capability: backend_class.limit(capability) for capability in capabilities},
     }
@@ -155,9 +165,19 @@ def _class(backend_class: BackendClass) -> dict[str, Any]:
 
 def _class_text(backend_class: BackendClass) -> str:
     limits = ", ".join(f"{name} {backend_class.limit(name)}" for name in sorted(backend_class.capabilities))
-    address = f" at {backend_class.base_url}" if backend_class.base_url else ", not configured"
+    address = f" at {backend_class.base_url}" if backend_class.base_url else ""
+    address = address if backend_class.configured else ", not configured"
     needed = "required" if backend_class.required else "not required"
     return f"{backend_class.name}: {backend_class.provider}{address} ({limits}; {needed})"
+
+
+def _alias_text(alias: Alias) -> str:
+    limits = {
+        name: value
+        for name, value in asdict(alias).items()
+        if name not in {"name", "backend_class", "model"} and value is not None
+    }
+    return f"{alias.name}: {alias.backend_class}:{alias.model}{_pairs_text(limits)}"
 
 
 def _echo_json(value: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from appliance.config.classes import (
     without_version,
 )
 from appliance.config.errors import Findings
+from appliance.config.models import add_mock_class, name_models
 from appliance.config.reading import Given
 from appliance.config.settings import ImagesBackend, Settings
 from appliance.config.values import is_loopback
@@ -36,6 +37,8 @@ def resolve_backends(given: Given, variables: Mapping[str, str], findings: Findi
         _warn_of_unused_urls(given, findings)
     classes = dict(backends.classes)
     _apply_images(given, classes, findings)
+    add_mock_class(given, classes, findings)
+    name_models(given.settings, classes, backends.legacy_mapping)
     for backend_class in classes.values():
         check_no_loop(given, backend_class, findings)
     _warn_of_shared_urls(classes, findings)

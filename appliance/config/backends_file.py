@@ -10,9 +10,11 @@ from appliance.config.classes import (
     Backends,
     Capability,
     HealthPaths,
+    Models,
     OnDisconnect,
     PayloadPolicy,
     Provider,
+    Responses,
     capabilities_of,
     default_health,
     without_version,
@@ -28,7 +30,7 @@ _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
 _HEALTH_PATH = re.compile(r"/[!-~]*")
 _CLASS_KEYS = (
     "base_url", "provider", "description", "required", "supported_capabilities", "concurrency_limits", "health",
-    "payload_policy", "on_disconnect",
+    "payload_policy", "on_disconnect", "models", "responses",
 )  # fmt: skip
 
 
@@ -84,6 +86,8 @@ def _read_class(name: str, entry: Entry, findings: Findings) -> BackendClass:
         on_disconnect=cast("OnDisconnect", keys["on_disconnect"].choice(get_args(OnDisconnect)))
         if "on_disconnect" in keys
         else "cancel",
+        models=_read_models(keys["models"]) if "models" in keys else Models(),
+        responses=_read_responses(keys["responses"], provider) if "responses" in keys else "translated",
     )
 
 
@@ -158,6 +162,20 @@ def _read_payload_policy(entry: Entry) -> PayloadPolicy:
         if "images_max_bytes" in keys
         else default.images_max_bytes,
     )
+
+
+def _read_models(entry: Entry) -> Models:
+    """One of the two alone is both."""
+    names = {key: item.text().strip() for key, item in entry.known(("strong", "fast")).items()}
+    strong = names.get("strong") or names.get("fast", "")
+    return Models(strong, names.get("fast") or strong)
+
+
+def _read_responses(entry: Entry, provider: Provider) -> Responses:
+    responses = cast("Responses", entry.choice(get_args(Responses)))
+    if responses == "native" and provider != "openai":
+        raise entry.mistake(f"is native, which provider {provider} has not: write translated")
+    return responses
 
 
 def _read_legacy(entry: Entry, classes: Mapping[str, Entry]) -> dict[str, str]:

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from appliance.config.mock_script import MockScript
+
 Capability = Literal["chat", "embeddings", "rerank", "images", "tts", "stt"]
-Provider = Literal["a1111", "comfyui", "invokeai", "openai_images", "openai", "ollama"]
+Provider = Literal["a1111", "comfyui", "invokeai", "openai_images", "openai", "ollama", "mock_chat"]
 OnDisconnect = Literal["cancel", "finish"]
+Responses = Literal["translated", "native"]
 
 DEFAULT_LIMIT = 1  # a capability without a limit of its own
 
@@ -30,11 +33,20 @@ class PayloadPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Models:
+    """What a class is named where a request names no model. Empty: it has no models, or none by these words."""
+
+    strong: str = ""
+    fast: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class BackendClass:
     """One class of backends.
 
     `base_url`: without a slash at its end and, for OpenAI-style providers, without the `/v1` that paths begin with.
-    Empty: known by name, not configured.
+    Empty: known by name, not configured. `responses`: whether /v1/responses is the backend's own, or made of chat.
+    `script`: what a class of provider mock_chat says; None: the builtin script.
     """
 
     name: str
@@ -47,6 +59,14 @@ class BackendClass:
     required: bool = True
     payload_policy: PayloadPolicy = field(default_factory=PayloadPolicy)
     on_disconnect: OnDisconnect = "cancel"
+    models: Models = field(default_factory=Models)
+    responses: Responses = "translated"
+    script: MockScript | None = None
+
+    @property
+    def configured(self) -> bool:
+        """Whether it can be asked at all; the scripted model needs no address."""
+        return bool(self.base_url) or self.provider == "mock_chat"
 
     def limit(self, capability: Capability) -> int:
         return self.limits.get(capability, DEFAULT_LIMIT)
@@ -75,6 +95,7 @@ _HEALTH_PATHS: Mapping[Provider, str] = {
     "openai_images": "/v1/models",
     "openai": "/v1/models",
     "ollama": "/api/version",
+    "mock_chat": "",  # never asked
 }
 _IMAGES: frozenset[Capability] = frozenset({"images"})
 _CAPABILITIES: Mapping[Provider, frozenset[Capability]] = {
@@ -84,6 +105,7 @@ _CAPABILITIES: Mapping[Provider, frozenset[Capability]] = {
     "openai_images": _IMAGES,
     "openai": frozenset({"chat", "embeddings", "rerank", "tts", "stt"}),
     "ollama": frozenset({"chat", "embeddings"}),
+    "mock_chat": frozenset({"chat", "embeddings", "rerank"}),
 }
 
 

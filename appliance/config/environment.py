@@ -23,6 +23,7 @@ _OUR_PREFIXES = (
     "GATEWAY_", "OBSERVABILITY_", "PUBLIC_", "IP_ALLOW", "TRUST_PROXY", "MAX_REQUEST", "MAX_CONNECTION",
     "REQUEST_LOG_", "METRICS_", "BACKEND_", "BACKENDS_", "OLLAMA_BASE", "MLX_BASE", "HEALTH_CHECK_",
     "IMAGE_", "IMAGES_", "UI_IMAGE_", "UI_IMAGES_", "DRAIN_", "HEAD_TIMEOUT", "BODY_", "IDLE_TIMEOUT", "WRITE_TIMEOUT",
+    "DEFAULT_BACKEND", "OLLAMA_MODEL_", "MLX_MODEL_", "MODEL_ALIAS", "MODELS_", "ROUTER_", "MOCK_CHAT",
 )  # fmt: skip
 _NEAR = 0.84  # of difflib's ratio: a slipped letter or a lost S, not another word
 

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.config.aliases import Alias, built_in_aliases, read_aliases
 from appliance.config.backends import resolve_backends
 from appliance.config.checks import check_settings
 from appliance.config.classes import Backends
 from appliance.config.environment import read_variables, warn_of_near_names
 from appliance.config.errors import Findings
+from appliance.config.models import choose_default_backend
 from appliance.config.places import choose_state_dir, place_paths
 from appliance.config.reading import read_settings
 from appliance.config.settings import Settings
@@ -23,12 +25,13 @@ class Configuration:
     """Everything that was configured, checked together.
 
     `origins`: for each field of `settings`: `default`, `environment`, `<env file>:<line>` or `found in <directory>`.
-    `tokens`: may be empty on a loopback bind. `warnings`: lines for the operator, without secrets.
+    `aliases`: by name in lower case, the built-in ones among them. `tokens`: may be empty on a loopback bind. `warnings`: lines for the operator, without secrets.
     """
 
     settings: Settings
     origins: Mapping[str, str]
     backends: Backends
+    aliases: Mapping[str, Alias]
     tokens: tuple[Token, ...]
     token_source: str | None
     state_dir: Path
@@ -46,11 +49,14 @@ def load_configuration(environ: Mapping[str, str], *, etc: Path = ETC) -> Config
     tokens = collect_tokens(given, environ, findings)
     texts = {name: variable.text for name, variable in variables.items()}
     backends = resolve_backends(given, texts, findings)
+    aliases = read_aliases(given, backends, findings)
+    given = choose_default_backend(given, backends, aliases, findings)
     findings.stop()
     return Configuration(
         settings=given.settings,
         origins=given.origins,
         backends=backends,
+        aliases={**built_in_aliases(given.settings.default_backend, backends), **aliases},
         tokens=tokens.tokens,
         token_source=tokens.source,
         state_dir=state_dir,

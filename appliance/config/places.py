@@ -10,7 +10,8 @@ from appliance.config.errors import Findings
 from appliance.config.reading import Given
 from appliance.config.settings import Settings
 
-BACKENDS_FILE = "backends.yaml"
+# Files that are used where they are found and their setting is empty.
+_FOUND_FILES = {"backends_config_path": "backends.yaml", "model_aliases_path": "model_aliases.json"}
 _BELOW_STATE = frozenset({"request_log_path", "ui_image_dir"})
 
 
@@ -31,8 +32,8 @@ def choose_state_dir(environ: Mapping[str, str], findings: Findings) -> Path:
 
 def place_paths(given: Given, environ: Mapping[str, str], state_dir: Path, root: Path) -> Given:
     """Journals and pictures lie below the state directory unless their path is absolute; other relative paths are
-    taken from the working directory; a leading `~/` is the home. A backends file found below `root` is used when
-    none was named."""
+    taken from the working directory; a leading `~/` is the home. Files found below `root` are used when none was
+    named."""
     placed: dict[str, Any] = {}
     origins = dict(given.origins)
     for field in Settings.model_fields:
@@ -40,9 +41,10 @@ def place_paths(given: Given, environ: Mapping[str, str], state_dir: Path, root:
         if isinstance(value, Path):
             base = state_dir if field in _BELOW_STATE else Path.cwd()
             placed[field] = _absolute(value, base, environ)
-    if given.settings.backends_config_path is None and _exists(root / BACKENDS_FILE):
-        placed["backends_config_path"] = root / BACKENDS_FILE
-        origins["backends_config_path"] = f"found in {root}"
+    for field, name in _FOUND_FILES.items():
+        if getattr(given.settings, field) is None and _exists(root / name):
+            placed[field] = root / name
+            origins[field] = f"found in {root}"
     return Given(given.settings.model_copy(update=placed), origins)
 
 

@@ -83,7 +83,7 @@ def _plain(annotation: Any) -> Any:
 def _bounds(metadata: list[Any]) -> list[str]:
     words = {"ge": " from {}", "gt": " above {}", "le": " to {}", "lt": " below {}"}
     return [
-        text.format(f"{value:g}" if isinstance(value, float) else value)
+        text.format(value)
         for name, text in words.items()
         for bound in metadata
         if (value := getattr(bound, name, None)) is not None

@@ -78,6 +78,10 @@ class Settings(BaseModel):
     health_check_interval_sec: Seconds = Field(30, description="Every class is probed this often.")
     health_check_timeout_sec: Seconds = Field(5, description="A probe must answer within this.")
     backend_connect_timeout_sec: Seconds = Field(2, description="A backend must take a connection within this.")
+    backend_first_byte_timeout_sec: Seconds = Field(60, description="A stream of a model must begin within this.")
+    backend_answer_timeout_sec: Seconds = Field(
+        600, description="A model's whole answer, where it is not streamed, must be there within this."
+    )
     backend_idle_timeout_sec: Seconds = Field(30, description="Longest silence within a backend's answer.")
     backend_cancel_timeout_sec: Seconds = Field(
         120, description="A slot is held at most this long for a cancelled job to end."
@@ -85,6 +89,27 @@ class Settings(BaseModel):
     backend_verify_tls: Flag = Field(True, description="Check backends' certificates.")
     backend_ca_bundle: Path | None = Field(None, description="PEM bundle that signs backends' certificates.")
     backend_client_cert: str = Field("", description="Client certificate for backends: `pem` or `cert,key`.")
+
+    # Models
+    default_backend: str = Field("ollama", description="The class of models that name no other.")
+    ollama_model_strong: str = Field("qwen2.5:32b", description="Model of `auto` and `default` on Ollama.")
+    ollama_model_fast: str = Field("qwen2.5:7b", description="Model of `fast` on Ollama.")
+    mlx_model_strong: str = Field("default_model", description="Model of `auto` and `default` on `local_mlx`.")
+    mlx_model_fast: str = Field("default_model", description="Model of `fast` on `local_mlx`.")
+    model_aliases_json: str = Field("", description="Aliases of models (JSON); wins over the file.")
+    model_aliases_path: Path | None = Field(None, description="File with the aliases of models (JSON).")
+    router_enable_policy: Flag = Field(False, description="Choose the model of `auto` by tools, length and kind.")
+    router_long_context_chars: Annotated[int, Field(ge=1)] = Field(
+        40_000, description="A text longer than this goes to the alias `long`."
+    )
+    router_enable_request_type: Flag = Field(
+        False, description="With the policy: X-Request-Type, or code in the text, leads to the alias `coder`."
+    )
+    models_cache_ttl_sec: Seconds = Field(10, description="A class's list of models is used again for this long.")
+    models_probe_timeout_sec: Seconds = Field(3, description="A class must list its models within this.")
+    mock_chat_script: str = Field(
+        "", description="Adds the scripted model `mock`: `builtin`, or the path of a script (JSON)."
+    )
 
     # Images
     images_backend: ImagesBackend = Field("mock", description="What draws: mock, http_a1111, http_openai_images.")

@@ -47,17 +47,8 @@ def parse_network(text: str) -> Network:
 
 
 def parse_host(value: str) -> str:
-    """An address to bind: an IP, without brackets, or a host name."""
+    """A name as a Host header holds it, or an IP address without brackets; no scheme and no port."""
     text = value.strip()
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    try:
-        return str(ip_address(bare))
-    except ValueError:
-        return parse_host_name(text)
-
-
-def parse_host_name(text: str) -> str:
-    """A name as a Host header holds it, or an IP address, without scheme and port."""
     try:
         return str(ip_address(text.strip("[]")))
     except ValueError:
@@ -69,7 +60,7 @@ def parse_host_name(text: str) -> str:
 
 
 def parse_host_names(value: object) -> object:
-    return tuple(parse_host_name(item) for item in split_csv(value)) if isinstance(value, str) else value
+    return tuple(parse_host(item) for item in split_csv(value)) if isinstance(value, str) else value
 
 
 def parse_base_url(value: str) -> str:
@@ -102,7 +93,7 @@ def _split_url(text: str) -> SplitResult:
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError("has no valid port: write http://host:port, with a port from 1 to 65535")
     if ":" not in host:
-        parse_host_name(host)
+        parse_host(host)
     return parts
 
 

@@ -9,13 +9,14 @@ from appliance.admission.leases import Leases
 from appliance.admission.policy import decide_class, decide_readiness
 from appliance.config.classes import BackendClass, Backends, Capability
 from appliance.config.settings import Settings
+from appliance.dispatch.routing import Router
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.health import HealthBoard
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """What a routed call needs: the classes, their health and slots, and the way to them."""
+    """What a routed call needs: the rules, the classes, their health and slots, and the way to them."""
 
     settings: Settings
     backends: Backends
@@ -23,6 +24,7 @@ class Dispatcher:
     leases: Leases
     upstream: UpstreamClient
     grace: Grace
+    router: Router
 
     def decide(self, name: str, capability: Capability) -> BackendClass:
         """The class itself, if it does this at all. Raises BackendNotFound, CapabilityNotSupported."""

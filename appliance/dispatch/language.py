@@ -10,19 +10,12 @@ from appliance.backends.base import ByteSource, LanguageBackend, LanguageCall
 from appliance.backends.registry import LANGUAGE_BACKENDS
 from appliance.config.classes import BackendClass, Capability
 from appliance.config.settings import Settings
+from appliance.dispatch.caps import apply_caps
 from appliance.dispatch.dispatch import Caller, Dispatcher
-from appliance.dispatch.routing import LanguageRoute, apply_caps, choose_language
+from appliance.dispatch.routing import CAPABILITY, LanguageRoute, choose_language
 from appliance.protocol.errors import CapabilityNotSupported
 from appliance.protocol.language import LanguageKind, LanguageRequest
 from appliance.protocol.responses import to_chat
-
-CAPABILITY: Mapping[LanguageKind, Capability] = {
-    "chat": "chat",
-    "completions": "chat",
-    "responses": "chat",
-    "embeddings": "embeddings",
-    "rerank": "rerank",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +45,7 @@ def admit_language(
     backend_class = dispatcher.decide(route.backend_class, capability)
     backend = _find_backend(dispatcher, backend_class, capability)
     dispatcher.admit(caller, backend_class, capability, probed=backend_class.provider != "mock_chat")
-    body = apply_caps(request.body, route.alias)
+    body = apply_caps(request, route.alias)
     kind: LanguageKind = request.kind
     translated = kind == "responses" and "responses" not in backend.kinds(backend_class)
     if translated:

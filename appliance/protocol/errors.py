@@ -189,6 +189,7 @@ class UpstreamFailed(GatewayError):
         body: str | None = None,
         status: int | None = None,
         code: str | None = None,
+        param: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
         extra: dict[str, object] = {"upstream": upstream}
@@ -196,7 +197,15 @@ class UpstreamFailed(GatewayError):
             extra["status"] = upstream_status
         if body is not None:
             extra["body"] = body
-        super().__init__(message, source="upstream", status=status, code=code, retry_after_s=retry_after_s, extra=extra)
+        super().__init__(
+            message,
+            source="upstream",
+            param=param,
+            status=status,
+            code=code,
+            retry_after_s=retry_after_s,
+            extra=extra,
+        )
         if status is not None and status < 500:
             self.type = "rate_limit_error" if status == 429 else "invalid_request_error"
 

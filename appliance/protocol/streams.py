@@ -7,11 +7,15 @@ from typing import Protocol
 
 from appliance.protocol.canonical import compact_json
 from appliance.protocol.errors import GatewayError, UpstreamFailed, error_body
-from appliance.protocol.sse import DONE, SseReader, data_of, is_done, sse_event
+from appliance.protocol.sse import DONE, SseReader, SseTooLong, data_of, is_done, sse_event
 
 # A choice's finish_reason, or the last event of a native responses stream: after it, a clean end is a true end.
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"|"type"\s*:\s*"response\.(?:completed|incomplete|failed)"')
 _USAGE = b'"usage"'
+_USAGE_VALUE = re.compile(rb'"usage"\s*:\s*\{')
+_DECODER = json.JSONDecoder()
+
+MAX_USAGE_BYTES = 4096
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[^n\s]')  # not null
 
 
@@ -53,9 +57,7 @@ class PassThrough:
         self._finished = False
 
     def feed(self, piece: bytes) -> bytes:
-        if self.ended:
-            return b""
-        return b"".join(event for event in self._reader.feed(piece) if self._passes(event))
+        return b"".join(event for event in read_events(self._reader, piece, self._upstream) if self._passes(event))
 
     def _passes(self, event: bytes) -> bool:
         if self.ended:
@@ -66,7 +68,7 @@ class PassThrough:
         if _FINISH.search(event):
             self._finished = True
         if _USAGE in event:
-            self.usage = _usage_in(event) or self.usage
+            self.usage = usage_in(event) or self.usage
         data = data_of(event)
         if data is not None and _ERROR.match(data):
             raise upstream_error_event(data, self._upstream)
@@ -81,6 +83,15 @@ class PassThrough:
     def fail(self, error: GatewayError) -> bytes:
         self.ended = True
         return error_event(error)
+
+
+def read_events(reader: SseReader, piece: bytes, upstream: str) -> list[bytes]:
+    """The whole events that this read completes. Raises UpstreamFailed for one that is too long."""
+    try:
+        return reader.feed(piece)
+    except SseTooLong as problem:
+        words = f"{upstream} sent an event of more than {problem.max_event_bytes} bytes."
+        raise UpstreamFailed(words, upstream=upstream) from None
 
 
 def error_event(error: GatewayError) -> bytes:
@@ -115,14 +126,18 @@ def usage_of(answer: object) -> Usage | None:
     )
 
 
-def _usage_in(event: bytes) -> Usage | None:
-    data = data_of(event)
-    if data is None:
+def usage_in(body: bytes) -> Usage | None:
+    """The usage in a JSON text, read where it stands: vectors are not parsed for it. Quotes within strings are
+    escaped, so the name with its own quotes is a name."""
+    at = body.rfind(_USAGE)
+    match = _USAGE_VALUE.match(body, at) if at >= 0 else None
+    if match is None:
         return None
     try:
-        return usage_of(json.loads(data))
+        usage, _ = _DECODER.raw_decode(body[match.end() - 1 : match.end() + MAX_USAGE_BYTES].decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
+    return usage_of({"usage": usage})
 
 
 def _count(value: object) -> int:

@@ -59,12 +59,11 @@ class HypercornSession:
         self._draining = False
         self._body_deadline = 0.0
         self._phase: Phase = "head"
-        link.on_gone = self._leave_calls
 
     @property
     def waiting(self) -> bool:
         """Whether no request is running, so that closing hurts nobody."""
-        return self._phase in {"head", "idle"}
+        return self._link.closing or self._phase in {"head", "idle"}
 
     @property
     def last_answer(self) -> bool:
@@ -112,8 +111,6 @@ class HypercornSession:
 
     async def _feed(self, protocol: "_StrictProtocol") -> None:
         while data := await self._link.receive():
-            if self._phase == "idle":
-                self._enter("head")
             if self._phase == "body":
                 self._link.reading.deadline = self._body_deadline  # now it is the application that is waited for
             await protocol.handle(RawData(data))
@@ -164,7 +161,7 @@ class HypercornSession:
 
     async def send(self, call: RunningRequest, to_stream: SendToStream, message: Message) -> None:
         """Pass a message from a call to its client; into the void when there is none any more."""
-        if call.closed or self._link.closing:
+        if call.closed:
             await trio.lowlevel.checkpoint()
             return
         await to_stream(message)

@@ -1,7 +1,6 @@
 """Link: one client's bytes, the deadline its reader runs under, and the ways a connection ends. Knows no HTTP parser."""
 
 import ssl
-from collections.abc import Callable
 
 import trio
 
@@ -17,10 +16,6 @@ PIECE_BYTES = 65_536
 SHIELD_S = 1.0
 
 Address = tuple[str, int]
-
-
-def _nothing() -> None:
-    """Stand in until the session says whom to tell."""
 
 
 class Link:
@@ -50,7 +45,6 @@ class Link:
         self.tls = isinstance(stream, trio.SSLStream)
         self.reading = trio.CancelScope()
         self.closing = False
-        self.on_gone: Callable[[], None] = _nothing
 
     @property
     def gone(self) -> bool:
@@ -116,7 +110,6 @@ class Link:
             return
         self._transport.reset() if self._writing.locked() else self._transport.close()
         self.reading.cancel()
-        self.on_gone()
 
     async def take_leave(self, *, linger: bool) -> None:
         """Say that nothing more comes and close; to `linger` is to take what the client still sends for a short while.
@@ -161,5 +154,4 @@ class Link:
             if not sent:
                 self._transport.reset()
                 self.reading.cancel()
-                self.on_gone()
         await trio.lowlevel.checkpoint_if_cancelled()  # what waited behind the shield

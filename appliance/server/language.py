@@ -8,14 +8,14 @@ from quart import Response, request
 from appliance.components import Components
 from appliance.dispatch.language import LanguageJob, admit_language, answer, open_stream
 from appliance.protocol.canonical import compact_json
-from appliance.protocol.errors import GatewayError, InvalidRequest
+from appliance.protocol.errors import GatewayError, InvalidRequest, UpstreamFailed
 from appliance.protocol.language import LanguageKind, LanguageRequest, parse_language_request
 from appliance.protocol.responses import from_chat
+from appliance.protocol.responses_filter import TranslatedResponses
 from appliance.protocol.responses_stream import ResponsesStream
-from appliance.protocol.streams import PassThrough, StreamFilter, usage_of
+from appliance.protocol.streams import PassThrough, StreamFilter, Usage, usage_in
 from appliance.server.app import current_visit, read_body
 from appliance.server.relay import SSE_HEADERS, relay_events
-from appliance.server.translated import TranslatedResponses
 from appliance.server.visit import Visit
 
 TOOLS_HEADER = "X-Gateway-Tools"
@@ -35,9 +35,28 @@ async def serve_language(components: Components, kind: LanguageKind) -> Response
         request_type=request.headers.get("X-Request-Type"),
     )
     visit.model = job.call.model
-    if wanted.stream:
-        return await _stream(components, visit, wanted, job)
-    return await _answer(components, wanted, job)
+    try:
+        if wanted.stream:
+            return await _stream(components, visit, wanted, job)
+        return await _answer(components, wanted, job)
+    except UpstreamFailed as error:
+        if error.code == "model_not_found":
+            raise await _with_nearest(components, job, error) from None
+        raise
+
+
+async def _with_nearest(components: Components, job: LanguageJob, error: UpstreamFailed) -> GatewayError:
+    """A backend does not know the model: say which ones there are."""
+    nearest = await components.catalogue.nearest(job.call.model)
+    hint = f" Did you mean {' or '.join(nearest)}?" if nearest else " GET /v1/models lists what there is."
+    return UpstreamFailed(
+        error.message + hint,
+        upstream=job.call.backend_class.name,
+        upstream_status=404,
+        status=error.status,
+        code=error.code,
+        param="model",
+    )
 
 
 def routing_headers(backend_class: str, model: str | None, reason: str) -> dict[str, str]:
@@ -63,14 +82,10 @@ def _refuse_gateway_tools() -> None:
 
 
 async def _answer(components: Components, wanted: LanguageRequest, job: LanguageJob) -> Response:
-    visit = current_visit()
     body = await answer(components.dispatcher, job)
-    parsed = json.loads(body) if job.translated or b'"usage"' in body else None
-    usage = usage_of(parsed)
-    if usage is not None:
-        components.metrics.note_tokens(visit.backend_class or "", usage.prompt_tokens, usage.completion_tokens)
+    _note_usage(components, job, usage_in(body))
     if job.translated:
-        response = from_chat(parsed, wanted.body, new_id=components.new_id, created=int(time.time()))
+        response = from_chat(json.loads(body), wanted.body, new_id=components.new_id, created=int(time.time()))
         body = compact_json(response)
     return Response(body, content_type="application/json", headers=_headers(job))
 
@@ -79,7 +94,7 @@ async def _stream(components: Components, visit: Visit, wanted: LanguageRequest,
     source = await visit.stack.enter_async_context(open_stream(components.dispatcher, job))
     events = _filter(components, wanted, job)
     visit.events = True
-    visit.stack.callback(_note_usage, components, job, events)
+    visit.stack.callback(lambda: _note_usage(components, job, events.usage))
 
     def note_error(error: GatewayError) -> None:
         visit.error_code = error.code
@@ -96,10 +111,10 @@ def _filter(components: Components, wanted: LanguageRequest, job: LanguageJob) -
     return TranslatedResponses(stream, upstream)
 
 
-def _note_usage(components: Components, job: LanguageJob, events: StreamFilter) -> None:
-    if events.usage is not None:
-        usage = events.usage
-        components.metrics.note_tokens(job.call.backend_class.name, usage.prompt_tokens, usage.completion_tokens)
+def _note_usage(components: Components, job: LanguageJob, usage: Usage | None) -> None:
+    if usage is not None:
+        name = job.call.backend_class.name
+        components.metrics.note_tokens(name, usage.prompt_tokens, usage.completion_tokens)
 
 
 def _headers(job: LanguageJob) -> dict[str, str]:

@@ -85,7 +85,7 @@ class _Guests:
         """Send away the oldest connection without a running request: idle ones must not keep others out."""
         for link, session in self._present.items():
             if session.waiting and not link.gone:
-                link.hang_up()
+                link.cut()
                 return True
         return False
 
@@ -165,6 +165,7 @@ class _Listener:
                 accepted, address = await listening.accept()
             except OSError as error:
                 if error.errno not in _ONE_CLIENT:
+                    self._guests.make_room()  # its descriptor may be the one that is missing
                     await trio.sleep(ACCEPT_PAUSE_S)
                 continue
             self._admit(accepted, address, connections)

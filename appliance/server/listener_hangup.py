@@ -25,7 +25,10 @@ class HangupWatcher:
         self._epoll.register(fd, _EVENTS)
 
     def forget(self, fd: int) -> None:
-        """Stop watching; to be called before the socket closes, because its number is used again."""
+        """Stop watching; to be called before the socket closes, because its number is used again.
+
+        A child that was just forked may hold the socket for a moment longer: closing alone would not end the watch.
+        """
         if self._watched.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 

@@ -14,9 +14,15 @@ from appliance.server.access import Access, Head
 from appliance.server.app import make_app
 from appliance.server.gateway import Gateway
 from appliance.server.routes import OBSERVABILITY_PATHS, OPEN_PATHS
+from appliance.server.routes.chat import add_chat_route
+from appliance.server.routes.completions import add_completions_route
+from appliance.server.routes.embeddings import add_embeddings_route
 from appliance.server.routes.health import add_health_routes
 from appliance.server.routes.images import add_image_routes, is_signed_picture
 from appliance.server.routes.metrics import add_metrics_route
+from appliance.server.routes.models import add_model_routes
+from appliance.server.routes.rerank import add_rerank_route
+from appliance.server.routes.responses import add_responses_route
 from appliance.server.routes.status import add_status_route
 from appliance.server.throttle import GuessThrottle
 from appliance.server.visit import Visit
@@ -49,6 +55,12 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
     add_health_routes(api, components)
     add_metrics_route(api, components)
     add_status_route(api, components)
+    add_model_routes(api, components)
+    add_chat_route(api, components)
+    add_completions_route(api, components)
+    add_responses_route(api, components)
+    add_embeddings_route(api, components)
+    add_rerank_route(api, components)
     add_image_routes(api, components)
     observability = make_app("observability", components.log)
     add_health_routes(observability, components)

@@ -1,16 +1,18 @@
 """The one HTTP client: a call in, an answer or a mapped error out; a cancelled call aborts its connection at once.
 
-Every exchange has a connection of its own, closed after it. A picture takes seconds and a connection takes a
-millisecond; in return no POST that must not run twice ever meets a connection that the backend has just closed, the
-pool has nothing to poll, and to cancel is to close.
+Whole answers come by httpx; streams, whose reads a relay interrupts, by the transport in `stream`. Every exchange has a
+connection of its own, closed after it. A picture takes seconds and a connection takes a millisecond; in return no POST
+that must not run twice ever meets a connection that the backend has just closed, the pool has nothing to poll, and to
+cancel is to close.
 """
 
 import base64
 import io
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -22,9 +24,11 @@ from appliance.config.settings import Settings
 from appliance.protocol.errors import GatewayError, UpstreamFailed
 from appliance.upstream.deadlines import Deadlines
 from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
+from appliance.upstream.stream import UpstreamStream, open_stream
+from appliance.upstream.stream_connect import Connect, connect
 from appliance.upstream.tls import tls_context
 
-__all__ = ["Observe", "UpstreamAnswer", "UpstreamCall", "UpstreamClient", "open_upstream"]
+__all__ = ["Observe", "UpstreamAnswer", "UpstreamCall", "UpstreamClient", "UpstreamStream", "open_upstream"]
 
 Observe = Callable[[str, float], None]
 
@@ -75,8 +79,7 @@ class _Line:
 
     async def close(self) -> None:
         if self.stream is not None:
-            with trio.move_on_after(_CLOSE_S, shield=True):
-                await self.stream.aclose()
+            await self.stream.aclose()
 
 
 class _Body(httpx.AsyncByteStream):
@@ -100,8 +103,11 @@ class UpstreamClient:
     `observe(backend_class, seconds)` hears the latency of every answer.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, *, connect_s: float, observe: Observe) -> None:
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport, connect: Connect, *, connect_s: float, observe: Observe
+    ) -> None:
         self._transport = transport
+        self._connect = connect
         self._connect_s = connect_s
         self._observe = observe
 
@@ -121,10 +127,18 @@ class UpstreamClient:
             except Exception as error:  # noqa: BLE001 - whatever a hostile answer makes the library raise is the backend's failure
                 raise _map_breakage(error, call.backend_class) from None
             finally:
-                await line.close()
+                with trio.move_on_after(_CLOSE_S, shield=True):
+                    await line.close()
             self._observe(call.backend_class, answer.latency_s)
             return answer
         raise deadlines.error(call.backend_class)
+
+    def open_stream(self, call: UpstreamCall) -> AbstractAsyncContextManager[UpstreamStream]:
+        """Send the request; entering waits for the head of the answer, whatever its status, and gives its stream.
+
+        Raises what `exchange` raises, on entering and on receiving. Leaving closes the connection at once.
+        """
+        return open_stream(call, self._connect, connect_s=self._connect_s, observe=self._observe)
 
     async def _exchange(self, call: UpstreamCall, deadlines: Deadlines, line: _Line) -> UpstreamAnswer:
         started = trio.current_time()
@@ -223,8 +237,9 @@ def _ignore(_backend_class: str, _seconds: float) -> None:
 @asynccontextmanager
 async def open_upstream(settings: Settings, *, observe: Observe = _ignore) -> AsyncIterator[UpstreamClient]:
     """Open the client for the life of the process. Raises ValueError naming the setting whose file cannot be used."""
+    tls = tls_context(settings)
     transport = httpx.AsyncHTTPTransport(
-        verify=tls_context(settings),
+        verify=tls,
         trust_env=False,
         http1=True,
         http2=False,
@@ -232,4 +247,9 @@ async def open_upstream(settings: Settings, *, observe: Observe = _ignore) -> As
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
     )
     async with transport:
-        yield UpstreamClient(transport, connect_s=settings.backend_connect_timeout_sec, observe=observe)
+        yield UpstreamClient(
+            transport,
+            partial(connect, tls=tls),
+            connect_s=settings.backend_connect_timeout_sec,
+            observe=observe,
+        )

@@ -43,5 +43,10 @@ class Deadlines:
 
     def error(self, backend_class: str) -> UpstreamTimeout:
         """The answer when the scope was cancelled: which deadline it was, in plain words."""
-        words = _IN_PLAIN_WORDS[self.phase].format(self.limit_s)
-        return UpstreamTimeout(f"{backend_class} {words} ({self.phase} deadline).", upstream=backend_class)
+        return timeout_error(backend_class, self.phase, self.limit_s)
+
+
+def timeout_error(backend_class: str, phase: Phase, limit_s: float) -> UpstreamTimeout:
+    """The answer when a deadline passed: which one, in plain words."""
+    words = _IN_PLAIN_WORDS[phase].format(limit_s)
+    return UpstreamTimeout(f"{backend_class} {words} ({phase} deadline).", upstream=backend_class)

@@ -7,11 +7,13 @@ import trio
 from PIL import Image as Pillow
 
 from appliance.backends.a1111 import A1111Backend, translate
+from appliance.backends.a1111_jobs import Job
 from appliance.config.settings import Settings
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes.a1111 import Behaviour, open_fake_a1111
+from tests.fakes.http import open_server
 
 BACKEND = A1111Backend()
 
@@ -210,7 +212,8 @@ async def test_untrackable_job_is_held_to_its_end_and_never_interrupted(nursery,
         nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url), upstream)
         await fake.until_active()
         drawing.scope.cancel()
-        await drawing.slot_back.wait()
+        with trio.fail_after(22):  # twenty steps of a second, and not the bound of sixty
+            await drawing.slot_back.wait()
         assert fake.is_idle
         assert drawing.result is None
         assert drawing.scope.cancelled_caught
@@ -236,3 +239,51 @@ async def test_untrackable_server_without_an_answer_is_asked_whether_it_is_idle(
             await draw(BACKEND, image_call(fake.base_url, timeout_s=5), upstream)
         assert fake.is_idle
     assert (fake.counts.finished, fake.counts.interrupts_received) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [401, 500, 200])
+async def test_server_that_answers_looks_with_nonsense_is_held_to_the_bound(nursery, loopback_clock, status):
+    """Nothing is known, so nothing is interrupted and the slot is not given away early."""
+    posted = trio.Event()
+
+    async def handle(request):
+        if request.path == "/internal/progress" and not posted.is_set():
+            await request.respond_json(200, {"active": False, "queued": False, "completed": False})
+        elif request.path == "/sdapi/v1/txt2img":
+            posted.set()
+            await request.hung_up()
+        else:
+            assert request.path != "/sdapi/v1/interrupt"
+            await request.respond(status, b"<html>")
+
+    async with open_upstream(Settings()) as upstream, open_server(handle) as server:
+        drawing = Drawing()
+        nursery.start_soon(drawing.run, BACKEND, image_call(server.base_url, cancel_timeout_s=7), upstream)
+        await posted.wait()
+        drawing.scope.cancel()
+        started = trio.current_time()
+        await drawing.slot_back.wait()
+        assert 6.9 < trio.current_time() - started < 7.5
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"{}", b"[]"])
+async def test_server_whose_every_path_answers_200_is_not_trackable(loopback_clock, answer):
+    async def handle(request):
+        await request.respond(200, answer)
+
+    async with open_upstream(Settings()) as upstream, open_server(handle) as server:
+        assert not await Job(image_call(server.base_url), upstream).is_trackable()
+
+
+async def test_server_too_busy_to_say_is_asked_to_draw_all_the_same(loopback_clock):
+    async def handle(request):
+        await request.hung_up()
+
+    async with open_upstream(Settings()) as upstream, open_server(handle) as server:
+        assert await Job(image_call(server.base_url), upstream).is_trackable()
+
+
+async def test_call_that_was_never_sent_leaves_nothing_to_end(loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
+        await Job(image_call(fake.base_url), upstream).end()
+        assert not fake.statistics.requests

@@ -11,6 +11,7 @@ from appliance.config.settings import Settings
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
+from tests.fakes.http import open_server
 from tests.fakes.openai_images import GOOD, HOSTILE, REFUSALS, STALLS, open_fake_openai_images
 
 BACKEND = OpenAIImagesBackend()
@@ -161,3 +162,15 @@ async def test_server_that_cannot_stop_keeps_the_slot_to_the_bound_and_no_longer
         started = trio.current_time()
         await drawing.slot_back.wait()
         assert 6.9 < trio.current_time() - started < 7.5
+
+
+async def test_picture_on_another_port_is_not_fetched(loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images() as other:
+
+        async def handle(request):
+            await request.respond_json(200, {"data": [{"url": other.base_url + "/picture.png"}]})
+
+        async with open_server(handle) as server:
+            with pytest.raises(UpstreamFailed, match="another host"):
+                await draw(BACKEND, image_call(server.base_url), upstream)
+        assert not other.statistics.connections_ever

@@ -141,3 +141,20 @@ def test_show_of_a_bad_configuration_is_one_line(
     assert main(["config", "show"]) == 78
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_show_writes_values_as_an_env_file_has_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "b.yaml").write_text(
+        "backends:\n  gpu_heavy: {provider: a1111, supported_capabilities: [images]}\n"
+        "  a: {provider: a1111, supported_capabilities: [images], required: false}\n"
+    )
+    monkeypatch.setenv("BACKENDS_CONFIG_PATH", str(tmp_path / "b.yaml"))
+    monkeypatch.setenv("HEAD_TIMEOUT_SEC", "7.0")
+    assert main(["config", "show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "HEAD_TIMEOUT_SEC = 7   (environment)" in lines
+    assert "GATEWAY_TLS_CERT_PATH =    (default)" in lines
+    assert "  gpu_heavy: a1111, not configured (images 1; required)" in lines
+    assert "  a: a1111, not configured (images 1; not required)" in lines

@@ -87,4 +87,8 @@ def test_a_machines_file_behind_a_closed_directory_is_a_mistake(
 
     monkeypatch.setattr(Path, "exists", closed)
     monkeypatch.setattr(Path, "open", closed)
-    assert [mistake.where for mistake in refuse()] == [f"{etc}/appliance.env", f"{etc}/backends.yaml"]
+    assert [mistake.where for mistake in refuse()] == [
+        f"{etc}/appliance.env",
+        f"{etc}/backends.yaml",
+        f"{etc}/model_aliases.json",
+    ]

@@ -15,6 +15,15 @@ def test_every_setting_says_what_it_is(field: str) -> None:
     assert Settings.model_fields[field].description
 
 
+def test_settings_may_be_made_of_values_too() -> None:
+    made = Settings(
+        metrics_enabled=False, gateway_allowed_hosts=("ai.home",), ip_allowlist=(parse_network("10.0.0.0/8"),)
+    )
+    assert not made.metrics_enabled
+    assert made.gateway_allowed_hosts == ("ai.home",)
+    assert [str(network) for network in made.ip_allowlist] == ["10.0.0.0/8"]
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().gateway_port = 1  # type: ignore[misc]

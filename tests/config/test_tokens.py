@@ -247,6 +247,15 @@ def test_a_token_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypat
     assert os.listdir(tmp_path) == []
 
 
+def test_a_full_disk_does_not_hide_a_token_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    first = load_or_create_token(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    assert load_or_create_token(tmp_path).token == first.token
+
+
 @pytest.mark.parametrize(("text", "mode"), [("short\n", 0o600), (f"{ONE}\n{TWO}\n", 0o600), ("", 0o600), (ONE, 0o644)])
 def test_a_made_token_that_was_spoilt_is_refused(tmp_path: Path, text: str, mode: int) -> None:
     (tmp_path / "token").write_text(text)

@@ -36,6 +36,7 @@ def sd_server():
 async def open_real(sd_server, folder, **how):
     async with open_upstream(Settings()) as upstream, open_sd_server(sd_server, folder, **how) as running:
         with trio.fail_after(PATIENCE_S):
+            await trio.lowlevel.checkpoint()
             yield upstream, running
 
 

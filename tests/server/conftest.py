@@ -5,8 +5,9 @@ from typing import cast
 
 import pytest
 
-from appliance.backends.registry import IMAGE_BACKENDS
+from appliance.backends.registry import IMAGE_BACKENDS, LANGUAGE_BACKENDS
 from tests.gated_backend import GatedBackend
+from tests.gated_language import GatedLanguage
 
 
 @pytest.fixture
@@ -21,3 +22,11 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> GatedBackend:
 def drawing(tmp_path: Path) -> dict[str, str]:
     """Settings of a house that draws with it."""
     return {"IMAGES_BACKEND": "http_a1111"}
+
+
+@pytest.fixture
+def language(monkeypatch: pytest.MonkeyPatch) -> GatedLanguage:
+    """Stands in for Ollama."""
+    fake = GatedLanguage()
+    monkeypatch.setitem(cast("dict[str, object]", LANGUAGE_BACKENDS), "ollama", fake)
+    return fake

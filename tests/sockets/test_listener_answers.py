@@ -197,6 +197,15 @@ async def test_tls_handshake_has_a_deadline(tls: Contexts) -> None:
         assert await house.exchange(b"\x16\x03\x01\x02\x00") == b""
 
 
+async def test_tls_connection_over_the_cap_is_closed_without_a_word(tls: Contexts) -> None:
+    async with listening(echo, ListenerLimits(max_connections=0), tls[0]) as house:
+        client = trio.SSLStream(await house.connect(), tls[1], server_hostname="127.0.0.1")
+        with pytest.raises(trio.BrokenResourceError):
+            await client.do_handshake()
+        await trio.aclose_forcefully(client)
+    assert house.refusals == []
+
+
 async def test_tls_hang_up_is_heard(tls: Contexts) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await read_body(receive)
@@ -212,6 +221,23 @@ async def test_tls_hang_up_is_heard(tls: Contexts) -> None:
             await running.wait()
             await client.aclose()
             await heard.wait()
+
+
+async def test_tls_reader_that_takes_nothing_is_cut(tls: Contexts) -> None:
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        running.set()
+        await answer(send, b"x" * 50_000_000)
+        ended.set()
+
+    running, ended = trio.Event(), trio.Event()
+    async with listening(large, ListenerLimits(write_stall_timeout_s=0.2), tls[0]) as house:
+        client = trio.SSLStream(await house.connect(), tls[1], server_hostname="127.0.0.1")
+        with trio.fail_after(5):
+            await client.send_all(GET)
+            await running.wait()
+            await ended.wait()
+        await trio.aclose_forcefully(client)
+    assert house.crashes == []
 
 
 async def test_httpx_and_quart_talk_over_it() -> None:

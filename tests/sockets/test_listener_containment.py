@@ -1,6 +1,7 @@
 """Containment and the stock server's defects (platform.md), one test each: one client's trouble is nobody else's."""
 
 import errno
+import logging
 import os
 import struct
 from typing import Any
@@ -11,7 +12,7 @@ from quart_trio import QuartTrio
 
 from appliance.server.connection_h11 import StrictConnection
 from appliance.server.listener_limits import ListenerLimits
-from tests.sockets.listening import answer, echo, eventually, listening, read_body, read_to_end, read_until
+from tests.sockets.listening import answer, descriptors, echo, eventually, listening, read_body, read_to_end, read_until
 
 GET = b"GET /health HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
 UPGRADE = (
@@ -59,6 +60,20 @@ async def test_defect_2_stalled_readers_give_back_what_they_hold_and_do_not_hold
             await client.aclose()
 
 
+async def test_stalled_reader_is_reset_so_that_the_kernel_drops_what_it_did_not_take() -> None:
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, b"x" * 50_000_000)
+
+    async with listening(large, ListenerLimits(write_stall_timeout_s=0.1)) as house:
+        before = descriptors()
+        async with await house.connect() as client:
+            await client.send_all(GET)
+            await eventually(lambda: descriptors() > before + 1)
+            await eventually(lambda: descriptors() == before + 1)
+            with pytest.raises(trio.BrokenResourceError):
+                await read_to_end(client)
+
+
 async def test_defect_3_idle_connection_after_a_quart_request_is_closed() -> None:
     app = QuartTrio(__name__)
 
@@ -94,6 +109,7 @@ async def test_defect_5_nothing_is_logged_by_hypercorn(capfd: pytest.CaptureFixt
     async with listening(fail) as house:
         await house.exchange(GET)
     assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("hypercorn.error").handlers == []  # its default writes to stderr
 
 
 @pytest.mark.parametrize(
@@ -126,6 +142,27 @@ async def test_call_that_fails_after_its_answer_began_ends_the_connection_withou
     assert got.count(b"HTTP/1.1") == 1
     assert got.endswith(b"\r\n\r\n4\r\nsome\r\n")
     assert house.refusals == []
+
+
+async def test_call_that_goes_on_sending_to_a_client_that_is_gone_is_ignored() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        running.set()
+        assert (await receive())["type"] == "http.disconnect"
+        for _ in range(3):
+            await answer(send, b"an error page that comes too late", 500)
+        ended.set()
+
+    running, ended = trio.Event(), trio.Event()
+    async with listening(app) as house:
+        client = await house.connect()
+        await client.send_all(GET)
+        with trio.fail_after(5):
+            await running.wait()
+            await client.aclose()
+            await ended.wait()
+    assert house.crashes == []
 
 
 async def test_call_that_returns_without_an_answer_gets_one_from_the_listener() -> None:
@@ -162,6 +199,29 @@ async def test_connections_over_the_cap_replace_those_that_wait() -> None:
         for client in idle:
             await client.aclose()
     assert house.refusals == []
+
+
+@pytest.mark.parametrize("status", [401, 505])
+async def test_clients_that_stay_after_their_last_answer_make_room_too(status: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, b"", 401 if scope["path"] == "/no" else 200)
+
+    lasts = {
+        401: b"POST /no HTTP/1.1\r\nHost: g\r\nContent-Length: 9\r\n\r\n",
+        505: b"GET / HTTP/2.0\r\nHost: g\r\n\r\n",
+    }
+    async with listening(app, ListenerLimits(max_connections=2)) as house:
+        stay = [await house.connect() for _ in range(2)]
+        for client in stay:
+            await client.send_all(lasts[status])
+            assert (await read_to_end(client)).startswith(b"HTTP/1.1 %d " % status)
+        before = descriptors()
+        new = [await house.connect() for _ in range(2)]
+        await eventually(
+            lambda: descriptors() == before + 2, timeout_s=1
+        )  # two clients more, on the places of those that stay
+        for client in [*stay, *new]:
+            await client.aclose()
 
 
 async def test_connection_over_a_cap_of_running_requests_is_refused_with_503() -> None:
@@ -208,6 +268,33 @@ async def test_failing_accept_is_tried_again(number: int, monkeypatch: pytest.Mo
     async with listening(echo) as house:
         await assert_alive(house)
     assert failures == []
+
+
+async def test_idle_connection_gives_its_descriptor_when_there_are_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    with trio.socket.socket() as any_socket:
+        kind: Any = type(any_socket)
+    real = kind.accept
+
+    async def accept(self: Any) -> Any:
+        accepted = await real(self)
+        if idle and not out_of_descriptors:
+            out_of_descriptors.append(1)
+            accepted[0].close()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accepted
+
+    idle: list[trio.SocketStream] = []
+    out_of_descriptors: list[int] = []
+    monkeypatch.setattr(kind, "accept", accept)
+    async with listening(echo) as house:
+        client = await house.connect()
+        await client.send_all(b"GET /first HTTP/1.1\r\nHost: g\r\n\r\n")
+        await read_until(client, b"GET /first")
+        idle.append(client)
+        async with await house.connect(), client:
+            with trio.fail_after(2):
+                assert await read_to_end(client) == b""
+        await assert_alive(house)
 
 
 async def test_connections_that_are_reset_at_once_hurt_nobody() -> None:

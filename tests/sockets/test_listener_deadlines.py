@@ -221,3 +221,31 @@ async def test_cancelled_stream_finishes_its_chunk_and_has_a_last_word(autojump_
         got = await wire.read()
     assert got.endswith(b"data: error\n\n\r\n0\r\n\r\n")
     assert wire.refusals == []
+
+
+async def test_call_hears_of_a_refused_body_before_the_client_has_closed(autojump_clock: MockClock) -> None:
+    heard: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        heard.append(trio.current_time())
+
+    async with wired(app) as wire:
+        head = b"POST / HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await wire.client.send_all(head + b"not a chunk\r\n")
+        await wire.read_until(b"HTTP/1.1 400 ")
+        await wire.ended.wait()
+    assert heard == [0]
+
+
+async def test_client_is_not_blamed_for_an_application_that_reads_late(autojump_clock: MockClock) -> None:
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await trio.sleep(LIMITS.body_total_timeout_s - 1)
+        await answer(send, b"%d" % len(await read_body(receive)))
+
+    async with wired(late) as wire:
+        await wire.client.send_all(b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 500000\r\n\r\n")
+        await wire.client.send_all(b"x" * 500_000)
+        await wire.read_until(b"500000")
+    assert wire.refusals == []

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.sockets.listening import answer, echo, listening, read_body
+from tests.sockets.listening import answer, echo, listening, read_body, read_to_end
 from tests.sockets.test_listener_strict import REFUSED
 
 SECOND = b"GET /smuggled HTTP/1.1\r\nHost: g\r\n\r\n"
@@ -97,6 +97,15 @@ async def test_refusal_reaches_a_client_that_is_still_sending() -> None:
     async with listening(echo) as house:
         got = await house.exchange(b"POST / HTTP/2.0\r\nHost: g\r\n\r\n" + b"x" * 3_000_000)
     assert got.startswith(b"HTTP/1.1 505 ")
+
+
+async def test_refusal_reaches_a_client_that_shut_down_its_side_after_an_upload_nobody_read() -> None:
+    async with listening(echo) as house:
+        for _ in range(5):
+            async with await house.connect() as client:
+                await client.send_all(b"POST / HTTP/2.0\r\nHost: g\r\n\r\n" + b"x" * 300_000)
+                await client.send_eof()
+                assert (await read_to_end(client)).startswith(b"HTTP/1.1 505 ")
 
 
 async def test_refusal_names_the_peer() -> None:

@@ -1,5 +1,6 @@
 """Stopping: no new connections, running requests get their time and a last word, and it ends."""
 
+import socket
 from typing import Any
 
 import pytest
@@ -169,9 +170,29 @@ def test_unknown_host_is_named_in_the_error() -> None:
         open_sockets("192.0.2.1", 0)
 
 
-def test_localhost_listens_on_every_address_with_one_port() -> None:
-    opened = open_sockets("localhost", 0)
+@pytest.fixture
+def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that has two addresses, whatever this machine's IPv6 is like."""
+
+    def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.1", "127.0.0.2")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+@pytest.mark.usefixtures("two_addresses")
+def test_every_address_of_a_host_is_listened_on_with_one_port() -> None:
+    opened = open_sockets("both", 0)
     assert len({one.getsockname()[1] for one in opened}) == 1
-    assert {one.getsockname()[0] for one in opened} <= {"127.0.0.1", "::1"}
+    assert [one.getsockname()[0] for one in opened] == ["127.0.0.1", "127.0.0.2"]
     for one in opened:
         one.close()
+
+
+@pytest.mark.usefixtures("two_addresses")
+def test_port_that_is_taken_on_one_address_is_an_error_and_leaves_nothing_open() -> None:
+    before = descriptors()
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        with pytest.raises(OSError, match="Address already in use"):
+            open_sockets("both", other.getsockname()[1])
+        assert descriptors() == before + 1

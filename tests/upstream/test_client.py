@@ -270,3 +270,45 @@ async def test_file_that_cannot_be_used_is_named_by_its_setting(tmp_path, name):
     with pytest.raises(ValueError, match=name.upper()):
         async with open_upstream(Settings(**{name: str(tmp_path / "none.pem")})):
             pass
+
+
+OK_LINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+UNACCEPTABLE = {
+    "too many headers": OK_LINE + b"".join(b"X-%d: a\r\n" % n for n in range(150)) + b"\r\nhi",
+    "too many headers.": OK_LINE + b"X: " + b"a" * 40_000 + b"\r\n\r\nhi",
+    "compressed": OK_LINE + b"Content-Encoding: gzip\r\n\r\nhi",
+    "302, a redirect": b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 2\r\n\r\nhi",
+    "more than 100 bytes": b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + b"a" * 101,
+    "more than 100 bytes.": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n"
+    + b"a" * 101
+    + b"\r\n0\r\n\r\n",
+    "not valid HTTP": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi",
+}
+
+
+@pytest.mark.parametrize("words", UNACCEPTABLE)
+async def test_answer_that_is_whole_but_unacceptable_is_refused_in_plain_words(loopback_clock, words):
+    peer = Peer(UNACCEPTABLE[words])
+    async with open_upstream(Settings()) as upstream, open_peer(peer) as url:
+        with pytest.raises(UpstreamFailed, match=words.rstrip(".")):
+            await upstream.exchange(call(url, max_body_bytes=100))
+        with trio.fail_after(0.05):
+            await peer.left.wait()
+        assert CLEAN in pool_of(upstream)
+
+
+@pytest.mark.parametrize("answer", [HEAD[:-2] + b"Content-Encoding: identity\r\n\r\n" + b"a" * 9, OK])
+async def test_answer_just_within_the_caps_is_served(loopback_clock, answer):
+    async with open_upstream(Settings()) as upstream, open_peer(Peer(answer)) as url:
+        assert (await upstream.exchange(call(url, max_body_bytes=9))).status == 200
+
+
+async def test_answer_that_comes_slowly_but_steadily_is_served(loopback_clock):
+    async def handle(request):
+        await request.send_raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
+            await trio.sleep(1)
+            await request.send_raw(b"a")
+
+    async with open_upstream(Settings()) as upstream, open_server(handle) as server:
+        assert (await upstream.exchange(call(server.base_url, idle_s=3))).body == b"a" * 10

@@ -55,20 +55,26 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
     """The flags of every bench."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also add the figures to this file")
     return parser.parse_args(argv)
 
 
 def report(title: str, figures: Sequence[Figure], json_file: Path | None) -> int:
     """Print the table, write the file, and return the exit code: 1 if anything is WRONG."""
-    print(f"\n{title}")
+    print(f"\n{title} (load average now {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
     for figure in figures:
         value = f"{figure.value:.0f}" if float(figure.value).is_integer() else f"{figure.value:.2f}"
         print(f"  {figure.name:<52} {value:>9} {figure.unit:<6} {figure.goal:<9} {figure.verdict}".rstrip())
     if json_file is not None:
-        listed = [{**asdict(f), "value": None if math.isnan(f.value) else f.value} for f in figures]
-        json_file.write_text(json.dumps({"title": title, "figures": listed}, indent=2) + "\n")
+        _add_to_file(json_file, title, figures)
     return 1 if any(figure.verdict == "WRONG" for figure in figures) else 0
+
+
+def _add_to_file(json_file: Path, title: str, figures: Sequence[Figure]) -> None:
+    """One file takes the tables of several benches, by title; a figure that could not be taken is null."""
+    tables = json.loads(json_file.read_text()) if json_file.exists() else {}
+    tables[title] = [{**asdict(f), "value": None if math.isnan(f.value) else f.value} for f in figures]
+    json_file.write_text(json.dumps(tables, indent=2) + "\n")
 
 
 def cpu_s(pid: int) -> float:
@@ -92,6 +98,15 @@ def open_fds(pid: int) -> dict[str, str]:
         except FileNotFoundError:  # closed since it was listed
             continue
     return found
+
+
+async def settled_fds(pid: int, wanted: int | None = None, timeout_s: float = 30) -> dict[str, str]:
+    """The open descriptors of a process at rest: a moment later, and then until they are as many as wanted."""
+    await trio.sleep(1)
+    with trio.move_on_after(timeout_s):
+        while wanted is not None and len(open_fds(pid)) != wanted:  # noqa: ASYNC110 - another process: nothing tells us
+            await trio.sleep(0.1)
+    return open_fds(pid)
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ import trio
 
 from tools.bench.a1111_disconnects import measure_a1111
 from tools.bench.clients import GOODBYES, Goodbye, open_asker
-from tools.bench.common import Figure, at_most, exactly, open_fds, parse_arguments, percentile, report, told
+from tools.bench.common import Figure, at_most, exactly, parse_arguments, percentile, report, settled_fds, told
 from tools.bench.gateway_process import GatewayProcess, open_gateway
 from tools.bench.slow_upstream import SlowUpstream, open_slow_upstream
 
@@ -51,11 +51,11 @@ async def measure_openai() -> list[Figure]:
         environment = {"IMAGES_BACKEND": "http_openai_images", "IMAGES_HTTP_BASE_URL": upstream.base_url}
         async with open_gateway(environment) as gateway:
             await _run(gateway, upstream, Tally(), 20)  # warm-up
-            limit, fds = (await gateway.slots()).limit, len(open_fds(gateway.pid))
+            limit, fds = (await gateway.slots()).limit, len(await settled_fds(gateway.pid))
             asked_before = len(upstream.seen)
             await _run(gateway, upstream, tally, DISCONNECTS)
             slots = await gateway.slots()
-            fds_kept = len(open_fds(gateway.pid)) - fds
+            fds_kept = len(await settled_fds(gateway.pid, fds)) - fds
             asked = len(upstream.seen) - asked_before
     return _figures(tally, slots.available, limit, fds_kept, asked)
 

@@ -79,7 +79,7 @@ async def open_slow_upstream() -> AsyncIterator[SlowUpstream]:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     upstream.base_url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, upstream.serve, listeners)
+        await nursery.start(trio.serve_listeners, upstream.serve, listeners)
         yield upstream
         nursery.cancel_scope.cancel()
 

@@ -13,10 +13,10 @@ from tools.bench.common import (
     at_most,
     exactly,
     make_request,
-    open_fds,
     parse_arguments,
     report,
     rss_mb,
+    settled_fds,
     told,
 )
 from tools.bench.gateway_process import GatewayProcess, Slots, open_gateway
@@ -29,7 +29,6 @@ REQUESTS = 10_000
 DISCONNECTS = 1_000
 ROUNDS = 10  # requests and hang-ups take turns
 CLIENTS = 8
-SETTLE_TIMEOUT_S = 30.0
 GOAL_GROWTH_PERCENT = 10.0
 TITLE = f"soak: {REQUESTS} requests and {DISCONNECTS} disconnects"
 
@@ -131,12 +130,8 @@ async def _hang_up(gateway: GatewayProcess, upstream: SlowUpstream, prompt: str,
 
 
 async def _read(gateway: GatewayProcess, wanted_fds: int | None) -> Reading:
-    """Wait until it is at rest: a moment, and until its descriptors are as many as wanted, if they ever are."""
-    await trio.sleep(2)
-    with trio.move_on_after(SETTLE_TIMEOUT_S):
-        while wanted_fds is not None and len(open_fds(gateway.pid)) != wanted_fds:  # noqa: ASYNC110 - another process
-            await trio.sleep(0.1)
-    fds = open_fds(gateway.pid)
+    """Wait until it is at rest, then look."""
+    fds = await settled_fds(gateway.pid, wanted_fds)
     return Reading(rss_mb(gateway.pid), fds, await gateway.slots())
 
 

@@ -5,6 +5,13 @@ OPEN_PATHS = frozenset({"/health", "/readyz"})  # on the API listener; all four 
 
 API_PATHS = OBSERVABILITY_PATHS | {
     "/v1/gateway/status",
+    "/v1/models",
+    "/v1/models/<path:model_id>",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/rerank",
     "/v1/images/generations",
     "/ui/images/<name>",
 }

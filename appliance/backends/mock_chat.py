@@ -1,0 +1,278 @@
+"""Mock chat: a scripted model for tests, demos and evals. It has no upstream; its script is docs/mock_chat.md's."""
+
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from appliance.backends.base import ByteSource, LanguageCall, ModelEntry
+from appliance.backends.chat_shapes import Head, whole_chat, whole_embeddings, whole_text
+from appliance.backends.mock_asked import Asked, fill, find_answer, read_chat, read_completion
+from appliance.backends.mock_said import Said, chat_events, count_tokens, derived_hex, say, text_events
+from appliance.backends.mock_vectors import DIMENSIONS, MAX_DIMENSIONS, document_text, embed, rank
+from appliance.config.classes import BackendClass
+from appliance.config.mock_demo import DEMO
+from appliance.config.mock_script import Answer, Failure, MockScript
+from appliance.protocol.canonical import compact_json
+from appliance.protocol.errors import GatewayError, InvalidRequest, UpstreamFailed
+from appliance.protocol.language import LanguageKind
+from appliance.upstream.client import UpstreamClient
+from appliance.upstream.deadlines import Phase, timeout_error
+from appliance.upstream.exchange import UpstreamAnswer
+from appliance.upstream.failures import failure_from_answer
+
+ONE_READ_BYTES = 64 * 1024  # pieces without a delay between them come as one read, as from a socket
+
+_KINDS: frozenset[LanguageKind] = frozenset({"chat", "completions", "embeddings", "rerank"})
+# What would change the shape of an answer. Sampling fields have nothing to change here and are taken.
+_REFUSED = ("logprobs", "top_logprobs", "logit_bias", "audio", "echo", "suffix")
+
+
+@dataclass(frozen=True, slots=True)
+class MockChatBackend:
+    """Same request, same request id, same script: same answer, but for `created`. `now`: Unix seconds."""
+
+    now: Callable[[], float] = time.time
+
+    def kinds(self, backend_class: BackendClass) -> frozenset[LanguageKind]:
+        return _KINDS
+
+    async def answer(self, call: LanguageCall, upstream: UpstreamClient) -> bytes:
+        if call.kind == "embeddings":
+            return await _embeddings(call)
+        if call.kind == "rerank":
+            return await _rerank(call)
+        part = self._compose(call)
+        events = sum(1 for _ in part.events(include_usage=False))
+        await _wait_for_all(part.answer, events, call)
+        said = part.said
+        if call.kind == "completions":
+            return whole_text(part.head, text=said.content, finish_reason=said.finish_reason, tokens=said.tokens)
+        return whole_chat(
+            part.head,
+            content=said.content,
+            reasoning=said.reasoning,
+            tool_calls=said.tool_calls,
+            finish_reason=said.finish_reason,
+            tokens=said.tokens,
+        )
+
+    @asynccontextmanager
+    async def stream(self, call: LanguageCall, upstream: UpstreamClient) -> AsyncIterator[ByteSource]:
+        part = self._compose(call)
+        if part.answer.fail is not None:
+            await _fail(part.answer, part.answer.fail, call)
+        options = call.body.get("stream_options") or {}
+        events = part.events(include_usage=bool(options.get("include_usage")))
+        yield _ScriptedStream(_pace(events, part.answer, call), call)
+
+    async def list_models(
+        self, backend_class: BackendClass, upstream: UpstreamClient, timeout_s: float
+    ) -> tuple[ModelEntry, ...]:
+        return tuple(ModelEntry(name) for name in _script(backend_class).names)
+
+    def _compose(self, call: LanguageCall) -> "_Part":
+        script = _script(call.backend_class)
+        model = _model(call, script)
+        _refuse_fields(call)
+        asked = _read(call, model)
+        answer = find_answer(script, asked)
+        if answer.fail is not None:
+            message = fill(answer.fail.message, asked)
+            answer = answer.model_copy(update={"fail": answer.fail.model_copy(update={"message": message})})
+        prefix = "cmpl" if call.kind == "completions" else "chatcmpl"
+        head = Head(f"{prefix}-{derived_hex(f'{call.request_id}/{asked.messages}')}", int(self.now()), model)
+        return _Part(call.kind, head, answer, say(answer, asked, call.body, call.request_id))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a call is to be answered, and how."""
+
+    kind: LanguageKind
+    head: Head
+    answer: Answer
+    said: Said
+
+    def events(self, *, include_usage: bool) -> Iterator[bytes]:
+        make = text_events if self.kind == "completions" else chat_events
+        return make(self.head, self.said, include_usage=include_usage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One piece of a stream, after a delay; or its failure; or, with no data, its end."""
+
+    delay_s: float
+    data: bytes = b""
+    failure: GatewayError | None = None
+
+
+_END = _Step(0.0)
+
+
+class _ScriptedStream:
+    """A ByteSource: a receive that is cancelled keeps what it was waiting for, and since when."""
+
+    def __init__(self, steps: Iterator[_Step], call: LanguageCall) -> None:
+        self._steps = steps
+        self._call = call
+        self._phase: Phase = "first byte"
+        self._limit_s = call.first_byte_s
+        self._step: _Step | None = None
+        self._due = math.nan
+
+    async def receive(self) -> bytes:
+        step = self._step or next(self._steps, _END)
+        if math.isnan(self._due):
+            self._due = trio.current_time() + min(step.delay_s, self._limit_s)
+        self._step = step
+        await trio.sleep_until(self._due)
+        if step.delay_s > self._limit_s:
+            raise timeout_error(self._call.backend_class.name, self._phase, self._limit_s)
+        if step.failure is not None:
+            raise step.failure
+        if not step.data:
+            return b""
+        self._phase, self._limit_s, self._due = "idle", self._call.idle_s, math.nan
+        return step.data + self._what_is_ready(len(step.data))
+
+    def _what_is_ready(self, size: int) -> bytes:
+        pieces = []
+        self._step = None
+        while size < ONE_READ_BYTES:
+            step = next(self._steps, _END)
+            if step.delay_s or not step.data:
+                self._step = step
+                break
+            pieces.append(step.data)
+            size += len(step.data)
+        return b"".join(pieces)
+
+
+def _pace(events: Iterator[bytes], answer: Answer, call: LanguageCall) -> Iterator[_Step]:
+    for index, event in enumerate(events):
+        delay_s = answer.chunk_delay_s if index else answer.first_byte_delay_s
+        if index == answer.break_after_chunks:
+            yield _Step(delay_s, failure=_broke_off(call))
+        if index == answer.stall_after_chunks:
+            delay_s = math.inf
+        yield _Step(delay_s, event)
+
+
+async def _wait_for_all(answer: Answer, events: int, call: LanguageCall) -> None:
+    """A whole answer takes as long as its stream would."""
+    if answer.fail is not None:
+        await _fail(answer, answer.fail, call)
+    stalls = answer.stall_after_chunks is not None and answer.stall_after_chunks < events
+    breaks = answer.break_after_chunks is not None and answer.break_after_chunks < events
+    pauses = (answer.break_after_chunks or 0) if breaks else events - 1
+    delay_s = math.inf if stalls else answer.first_byte_delay_s + pauses * answer.chunk_delay_s
+    await _sleep(delay_s, call)
+    if breaks:
+        raise _broke_off(call)
+
+
+async def _fail(answer: Answer, failure: Failure, call: LanguageCall) -> None:
+    """Raise what a backend's HTTP error would become."""
+    await _sleep(answer.first_byte_delay_s, call)
+    body = compact_json({"error": {"message": failure.message, "type": "scripted_error", "param": None, "code": None}})
+    retry_after = None if failure.retry_after_s is None else str(failure.retry_after_s)
+    said = UpstreamAnswer(failure.status, "application/json", retry_after, body, 0.0)
+    raise failure_from_answer(said, upstream=call.backend_class.name)
+
+
+async def _sleep(delay_s: float, call: LanguageCall) -> None:
+    limit_s = min(call.first_byte_s, call.total_s)
+    await trio.sleep(min(delay_s, limit_s))
+    if delay_s > limit_s:
+        raise timeout_error(call.backend_class.name, "first byte", limit_s)
+
+
+def _broke_off(call: LanguageCall) -> UpstreamFailed:
+    name = call.backend_class.name
+    return UpstreamFailed(f"{name} broke off its answer, as its script says.", upstream=name)
+
+
+def _script(backend_class: BackendClass) -> MockScript:
+    return backend_class.script or DEMO
+
+
+def _model(call: LanguageCall, script: MockScript) -> str:
+    name = call.backend_class.name
+    if not call.model or script.serves(call.model):
+        return call.model or script.names[0]
+    raise UpstreamFailed(
+        f"{name} has no model {call.model!r}: use one of {', '.join(script.names)}.",
+        upstream=name,
+        status=404,
+        code="model_not_found",
+    )
+
+
+def _refuse_fields(call: LanguageCall) -> None:
+    body = call.body
+    for field in _REFUSED:
+        if body.get(field):
+            raise _cannot(field, call)
+    for field in ("n", "best_of"):
+        if (body.get(field) or 1) > 1:
+            raise _cannot(field, call)
+
+
+def _cannot(field: str, call: LanguageCall) -> InvalidRequest:
+    name = call.backend_class.name
+    return InvalidRequest(
+        f"{name} is a scripted model, which cannot do {field!r}: leave it out.",
+        param=field,
+        code="unsupported_parameter",
+    )
+
+
+def _read(call: LanguageCall, model: str) -> Asked:
+    if call.kind != "completions":
+        return read_chat(call.body, model)
+    texts = _texts(call, "prompt")
+    if len(texts) != 1:
+        raise InvalidRequest("A scripted model takes one prompt at a time.", param="prompt")
+    return read_completion(call.body, texts[0], model)
+
+
+def _texts(call: LanguageCall, field: str) -> list[str]:
+    value = call.body[field]
+    texts = [value] if isinstance(value, str) else value
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidRequest(f"A scripted model reads no tokens: send {field!r} as text.", param=field)
+    return list(texts)
+
+
+async def _embeddings(call: LanguageCall) -> bytes:
+    model = _model(call, _script(call.backend_class))
+    dimensions = call.body.get("dimensions") or DIMENSIONS
+    if dimensions > MAX_DIMENSIONS:
+        raise InvalidRequest(f"'dimensions' must be at most {MAX_DIMENSIONS}.", param="dimensions")
+    texts = _texts(call, "input")
+    vectors = []
+    for text in texts:
+        await trio.lowlevel.checkpoint()  # each is a piece of work
+        vectors.append(embed(text, dimensions))
+    return whole_embeddings(
+        vectors,
+        model=model,
+        encoding_format=call.body.get("encoding_format"),
+        prompt_tokens=sum(count_tokens(len(text)) for text in texts),
+    )
+
+
+async def _rerank(call: LanguageCall) -> bytes:
+    model = _model(call, _script(call.backend_class))
+    documents = call.body["documents"]
+    await trio.lowlevel.checkpoint()
+    ranked = rank(call.body["query"], [document_text(document) for document in documents])
+    data = [{"index": index, "relevance_score": score, "document": documents[index]} for index, score in ranked]
+    if call.body.get("return_documents") is False:
+        data = [{"index": index, "relevance_score": score} for index, score in ranked]
+    return compact_json({"object": "list", "data": data[: call.body.get("top_n")], "model": model})

@@ -1,0 +1,44 @@
+"""`GET /v1/models` and `/v1/models/{id}`: what a request may name as its model."""
+
+from typing import Any
+
+from quart import Response
+from quart_trio import QuartTrio
+
+from appliance.components import Components
+from appliance.config.aliases import Alias
+from appliance.dispatch.catalogue import CatalogueEntry
+from appliance.server.app import json_response
+
+
+def add_model_routes(app: QuartTrio, components: Components) -> None:
+    """Contract 3."""
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        listed = await components.catalogue.list()
+        answer: dict[str, Any] = {"object": "list", "data": [_shown(entry) for entry in listed.entries]}
+        if listed.warnings:
+            answer["warnings"] = list(listed.warnings)
+        return json_response(answer)
+
+    @app.get("/v1/models/<path:model_id>")
+    async def model(model_id: str) -> Response:
+        return json_response(_shown(await components.catalogue.find(model_id)))
+
+
+def _shown(entry: CatalogueEntry) -> dict[str, Any]:
+    shown = {"id": entry.id, "object": "model", "created": entry.created, "owned_by": entry.owned_by}
+    return {**shown, **_alias_fields(entry.alias)} if entry.alias else shown
+
+
+def _alias_fields(alias: Alias) -> dict[str, Any]:
+    """Where it leads, and those of its limits that are set."""
+    limits = {
+        "context_window": alias.context_window,
+        "tools": alias.tools,
+        "max_tokens_cap": alias.max_tokens_cap,
+        "temperature_cap": alias.temperature_cap,
+    }
+    set_limits = {name: value for name, value in limits.items() if value is not None}
+    return {"backend": alias.backend_class, "upstream_model": alias.model, **set_limits}

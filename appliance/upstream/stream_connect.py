@@ -1,0 +1,53 @@
+"""Connecting: a TCP connection to a backend, under TLS where its address says https."""
+
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from appliance.upstream.wire_request import Address
+
+Connect = Callable[[Address], Awaitable[trio.abc.Stream]]
+
+
+async def connect(address: Address, tls: ssl.SSLContext) -> trio.abc.Stream:
+    """Open a connection that is ready for a request. Raises OSError, trio.BrokenResourceError.
+
+    Closed again on every way out but success.
+    """
+    stream = await _connect_tcp(address.host, address.port)
+    if address.scheme == "http":
+        return stream
+    # Without a closing alert an end is still an end: JSON and event streams say themselves whether they are complete.
+    secured = trio.SSLStream(stream, tls, server_hostname=address.host, https_compatible=True)
+    try:
+        await secured.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return secured
+
+
+async def _connect_tcp(host: str, port: int) -> trio.SocketStream:
+    """An address is dialled as it is; a name is looked up in a thread, and its addresses are raced."""
+    family = _family(host)
+    if family is None:
+        return await trio.open_tcp_stream(host, port)
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        await sock.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(sock)
+
+
+def _family(host: str) -> socket.AddressFamily | None:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return family
+    return None
