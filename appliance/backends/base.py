@@ -16,7 +16,8 @@ class ImageCall:
     """One job for an image backend, decided in full: width and height in pixels, deadlines in seconds.
 
     `model` None: name no model. `extra`: fields of the request that this gateway has no name for.
-    `cancel_timeout_s`: how long a cancelled job may keep the slot until the backend is idle.
+    `cancel_timeout_s`: how long a cancelled job may keep the slot until the backend is idle. `unstoppable`: the server is
+    known to draw to the end whoever has left.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class ImageCall:
     timeout_s: float
     idle_timeout_s: float
     cancel_timeout_s: float
+    unstoppable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

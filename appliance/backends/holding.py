@@ -10,32 +10,22 @@ from appliance.protocol.errors import GatewayError
 T = TypeVar("T")
 
 
-async def _yes() -> bool:
-    return True
-
-
 def _ignore() -> None:
     return
 
 
 async def hold_to_the_end(
-    exchange: Callable[[], Awaitable[T]],
-    timeout_s: float,
-    *,
-    is_unstoppable: Callable[[], Awaitable[bool]] = _yes,
-    on_expired: Callable[[], None] = _ignore,
+    exchange: Callable[[], Awaitable[T]], timeout_s: float, *, on_expired: Callable[[], None] = _ignore
 ) -> T:
-    """Make a call that, once `is_unstoppable` has said yes, goes on when its caller is cancelled: its answer is the end.
+    """Make a call that goes on when its caller is cancelled: its answer is the end of the job.
 
-    At most `timeout_s` longer, then `on_expired`. To close such a connection would only lose sight of the job. The
-    question is asked beside the call and costs it no time; until it is answered, and after a no, cancelling is closing.
+    At most `timeout_s` longer, then `on_expired`. To close such a connection would only lose sight of the job.
     """
     answer: T | None = None
     failure: GatewayError | None = None
-    hold = trio.CancelScope(shield=is_unstoppable is _yes)
+    hold = trio.CancelScope(shield=True)
     async with trio.open_nursery() as nursery:
         with hold:
-            nursery.start_soon(_shield_if, is_unstoppable, hold)
             nursery.start_soon(_bound_when_cancelled, hold, timeout_s)
             try:
                 answer = await exchange()
@@ -49,11 +39,6 @@ async def hold_to_the_end(
     if answer is None:
         raise AssertionError("unreachable: only a cancelled caller bounds the hold, and the nursery has raised that")
     return answer
-
-
-async def _shield_if(is_unstoppable: Callable[[], Awaitable[bool]], hold: trio.CancelScope) -> None:
-    if await is_unstoppable():
-        hold.shield = True
 
 
 async def _bound_when_cancelled(hold: trio.CancelScope, timeout_s: float) -> None:

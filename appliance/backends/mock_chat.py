@@ -1,10 +1,10 @@
 """Mock chat: a scripted model for tests, demos and evals. It has no upstream; its script is docs/mock_chat.md's."""
 
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -12,19 +12,15 @@ from appliance.backends.base import ByteSource, LanguageCall, ModelEntry
 from appliance.backends.chat_shapes import Head, whole_chat, whole_embeddings, whole_text
 from appliance.backends.mock_asked import Asked, fill, find_answer, read_chat, read_completion
 from appliance.backends.mock_said import Said, chat_events, count_tokens, derived_hex, say, text_events
-from appliance.backends.mock_vectors import DIMENSIONS, MAX_DIMENSIONS, document_text, embed, rank
+from appliance.backends.mock_stream import ScriptedStream, fail, pace, wait_for_all
+from appliance.backends.mock_vectors import DIMENSIONS, MAX_DIMENSIONS, document_text, embed, read_query, score
 from appliance.config.classes import BackendClass
 from appliance.config.mock_demo import DEMO
-from appliance.config.mock_script import Answer, Failure, MockScript
+from appliance.config.mock_script import Answer, MockScript
 from appliance.protocol.canonical import compact_json
-from appliance.protocol.errors import GatewayError, InvalidRequest, UpstreamFailed
+from appliance.protocol.errors import InvalidRequest, UpstreamFailed
 from appliance.protocol.language import LanguageKind
 from appliance.upstream.client import UpstreamClient
-from appliance.upstream.deadlines import Phase, timeout_error
-from appliance.upstream.exchange import UpstreamAnswer
-from appliance.upstream.failures import failure_from_answer
-
-ONE_READ_BYTES = 64 * 1024  # pieces without a delay between them come as one read, as from a socket
 
 _KINDS: frozenset[LanguageKind] = frozenset({"chat", "completions", "embeddings", "rerank"})
 # What would change the shape of an answer. Sampling fields have nothing to change here and are taken.
@@ -47,7 +43,7 @@ class MockChatBackend:
             return await _rerank(call)
         part = self._compose(call)
         events = sum(1 for _ in part.events(include_usage=False))
-        await _wait_for_all(part.answer, events, call)
+        await wait_for_all(part.answer, events, call)
         said = part.said
         if call.kind == "completions":
             return whole_text(part.head, text=said.content, finish_reason=said.finish_reason, tokens=said.tokens)
@@ -64,10 +60,10 @@ class MockChatBackend:
     async def stream(self, call: LanguageCall, upstream: UpstreamClient) -> AsyncIterator[ByteSource]:
         part = self._compose(call)
         if part.answer.fail is not None:
-            await _fail(part.answer, part.answer.fail, call)
+            await fail(part.answer, part.answer.fail, call)
         options = call.body.get("stream_options") or {}
         events = part.events(include_usage=bool(options.get("include_usage")))
-        yield _ScriptedStream(_pace(events, part.answer, call), call)
+        yield ScriptedStream(pace(events, part.answer, call), call)
 
     async def list_models(
         self, backend_class: BackendClass, upstream: UpstreamClient, timeout_s: float
@@ -100,101 +96,6 @@ class _Part:
     def events(self, *, include_usage: bool) -> Iterator[bytes]:
         make = text_events if self.kind == "completions" else chat_events
         return make(self.head, self.said, include_usage=include_usage)
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One piece of a stream, after a delay; or its failure; or, with no data, its end."""
-
-    delay_s: float
-    data: bytes = b""
-    failure: GatewayError | None = None
-
-
-_END = _Step(0.0)
-
-
-class _ScriptedStream:
-    """A ByteSource: a receive that is cancelled keeps what it was waiting for, and since when."""
-
-    def __init__(self, steps: Iterator[_Step], call: LanguageCall) -> None:
-        self._steps = steps
-        self._call = call
-        self._phase: Phase = "first byte"
-        self._limit_s = call.first_byte_s
-        self._step: _Step | None = None
-        self._due = math.nan
-
-    async def receive(self) -> bytes:
-        step = self._step or next(self._steps, _END)
-        if math.isnan(self._due):
-            self._due = trio.current_time() + min(step.delay_s, self._limit_s)
-        self._step = step
-        await trio.sleep_until(self._due)
-        if step.delay_s > self._limit_s:
-            raise timeout_error(self._call.backend_class.name, self._phase, self._limit_s)
-        if step.failure is not None:
-            raise step.failure
-        if not step.data:
-            return b""
-        self._phase, self._limit_s, self._due = "idle", self._call.idle_s, math.nan
-        return step.data + self._what_is_ready(len(step.data))
-
-    def _what_is_ready(self, size: int) -> bytes:
-        pieces = []
-        self._step = None
-        while size < ONE_READ_BYTES:
-            step = next(self._steps, _END)
-            if step.delay_s or not step.data:
-                self._step = step
-                break
-            pieces.append(step.data)
-            size += len(step.data)
-        return b"".join(pieces)
-
-
-def _pace(events: Iterator[bytes], answer: Answer, call: LanguageCall) -> Iterator[_Step]:
-    for index, event in enumerate(events):
-        delay_s = answer.chunk_delay_s if index else answer.first_byte_delay_s
-        if index == answer.break_after_chunks:
-            yield _Step(delay_s, failure=_broke_off(call))
-        if index == answer.stall_after_chunks:
-            delay_s = math.inf
-        yield _Step(delay_s, event)
-
-
-async def _wait_for_all(answer: Answer, events: int, call: LanguageCall) -> None:
-    """A whole answer takes as long as its stream would."""
-    if answer.fail is not None:
-        await _fail(answer, answer.fail, call)
-    stalls = answer.stall_after_chunks is not None and answer.stall_after_chunks < events
-    breaks = answer.break_after_chunks is not None and answer.break_after_chunks < events
-    pauses = (answer.break_after_chunks or 0) if breaks else events - 1
-    delay_s = math.inf if stalls else answer.first_byte_delay_s + pauses * answer.chunk_delay_s
-    await _sleep(delay_s, call)
-    if breaks:
-        raise _broke_off(call)
-
-
-async def _fail(answer: Answer, failure: Failure, call: LanguageCall) -> None:
-    """Raise what a backend's HTTP error would become."""
-    await _sleep(answer.first_byte_delay_s, call)
-    body = compact_json({"error": {"message": failure.message, "type": "scripted_error", "param": None, "code": None}})
-    retry_after = None if failure.retry_after_s is None else str(failure.retry_after_s)
-    said = UpstreamAnswer(failure.status, "application/json", retry_after, body, 0.0)
-    raise failure_from_answer(said, upstream=call.backend_class.name)
-
-
-async def _sleep(delay_s: float, call: LanguageCall) -> None:
-    limit_s = min(call.first_byte_s, call.total_s)
-    await trio.sleep(min(delay_s, limit_s))
-    if delay_s > limit_s:
-        raise timeout_error(call.backend_class.name, "first byte", limit_s)
-
-
-def _broke_off(call: LanguageCall) -> UpstreamFailed:
-    name = call.backend_class.name
-    return UpstreamFailed(f"{name} broke off its answer, as its script says.", upstream=name)
 
 
 def _script(backend_class: BackendClass) -> MockScript:
@@ -270,9 +171,20 @@ async def _embeddings(call: LanguageCall) -> bytes:
 async def _rerank(call: LanguageCall) -> bytes:
     model = _model(call, _script(call.backend_class))
     documents = call.body["documents"]
-    await trio.lowlevel.checkpoint()
-    ranked = rank(call.body["query"], [document_text(document) for document in documents])
-    data = [{"index": index, "relevance_score": score, "document": documents[index]} for index, score in ranked]
-    if call.body.get("return_documents") is False:
-        data = [{"index": index, "relevance_score": score} for index, score in ranked]
+    wanted = read_query(call.body["query"])
+    scores = []
+    for document in documents:
+        await trio.lowlevel.checkpoint()  # each is a piece of work
+        scores.append(score(wanted, document_text(document)))
+    ranked = sorted(enumerate(scores), key=lambda pair: (-pair[1], pair[0]))
+    echo = call.body.get("return_documents") is not False
+    data = [
+        {"index": index, "relevance_score": score, **({"document": _document(documents[index])} if echo else {})}
+        for index, score in ranked
+    ]
     return compact_json({"object": "list", "data": data[: call.body.get("top_n")], "model": model})
+
+
+def _document(document: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Jina's and Cohere's shape: a text as an object too."""
+    return {"text": document} if isinstance(document, str) else document

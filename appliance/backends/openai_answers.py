@@ -97,7 +97,7 @@ def _model(item: object) -> ModelEntry | None:
 
 def _parsed(body: bytes, upstream: str, content_type: str) -> Any:
     try:
-        said = from_json(body)
+        said = from_json(body, allow_inf_nan=False)
     except ValueError:
         raise unusable(upstream, "something that is not JSON") from None
     if isinstance(said, dict) and said.get("error"):

@@ -1,6 +1,7 @@
 """OpenAI-style image servers: `POST /v1/images/generations`. Closing the connection is their cancel.
 
-But for stable-diffusion.cpp's server, which draws to the end whoever has left: there the slot is held until it answers.
+But for stable-diffusion.cpp's server, which draws to the end whoever has left: the health check recognises it, and the
+slot is held until it answers.
 
 | asked | sent |
 |---|---|
@@ -27,7 +28,6 @@ from appliance.backends.decoding import answer_cap_bytes, decode_images, image_f
 from appliance.backends.holding import hold_to_the_end
 from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, present
 from appliance.backends.prompts import strip_extra_args
-from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.protocol.images import Image
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import UpstreamCall
@@ -46,11 +46,8 @@ class OpenAIImagesBackend:
     async def draw(self, call: ImageCall, upstream: UpstreamClient, cleanup: AsyncExitStack) -> ImageResult:
         name = call.backend_class.name
         payload = translate(call)
-        answer = await hold_to_the_end(
-            partial(upstream.exchange, _post(call, payload)),
-            call.cancel_timeout_s,
-            is_unstoppable=partial(_cannot_be_cancelled, call, upstream),
-        )
+        exchange = partial(upstream.exchange, _post(call, payload))
+        answer = await (hold_to_the_end(exchange, call.cancel_timeout_s) if call.unstoppable else exchange())
         if answer.status != 200:
             raise failure_from_answer(answer, upstream=name)
         said = parse_json_object(answer.body, upstream=name)
@@ -95,22 +92,6 @@ def _guidance(call: ImageCall, model: str | None) -> float | None:
 def endpoint(base_url: str, path: str = "/v1/images/generations") -> str:
     """One `/v1`, whether base_url ends in it or not."""
     return base_url.rstrip("/").removesuffix("/v1") + path
-
-
-async def _cannot_be_cancelled(call: ImageCall, upstream: UpstreamClient) -> bool:
-    """Say whether this is stable-diffusion.cpp's server: no other has this route. It answers while it draws."""
-    question = UpstreamCall(
-        backend_class=call.backend_class.name,
-        method="GET",
-        url=endpoint(call.backend_class.base_url, "/sdcpp/v1/capabilities"),
-        first_byte_s=call.timeout_s,
-        idle_s=call.idle_timeout_s,
-        total_s=call.timeout_s,
-    )
-    try:
-        return (await upstream.exchange(question)).status == 200
-    except (UpstreamFailed, UpstreamTimeout):
-        return False
 
 
 def _post(call: ImageCall, payload: dict[str, Any]) -> UpstreamCall:

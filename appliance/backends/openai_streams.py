@@ -5,8 +5,7 @@ from typing import Any
 
 from appliance.backends.base import ByteSource, LanguageCall
 from appliance.backends.openai_answers import parse_answer
-from appliance.backends.openai_vectors import unusable
-from appliance.protocol.canonical import compact_json
+from appliance.backends.openai_vectors import unusable, written
 from appliance.protocol.sse import DONE, sse_event
 from appliance.upstream.client import UpstreamStream
 from appliance.upstream.exchange import MAX_JSON_BYTES
@@ -70,7 +69,7 @@ def events_of(answer: Mapping[str, Any], call: LanguageCall) -> bytes:
     options = call.body.get("stream_options")
     if isinstance(options, dict) and options.get("include_usage") is True and isinstance(answer.get("usage"), dict):
         chunks.append({**shared, "choices": [], "usage": answer["usage"]})
-    return b"".join([sse_event(compact_json(chunk)) for chunk in chunks]) + DONE
+    return b"".join([sse_event(written(chunk)) for chunk in chunks]) + DONE
 
 
 def _opening(choice: Mapping[str, Any]) -> dict[str, Any]:

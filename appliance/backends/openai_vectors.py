@@ -13,8 +13,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import to_json
+
 from appliance.backends.base import LanguageCall
-from appliance.protocol.canonical import compact_json
 from appliance.protocol.errors import UpstreamFailed
 
 
@@ -33,7 +34,7 @@ def mended_embeddings(body: bytes, said: Any, call: LanguageCall) -> bytes:
     data.sort(key=lambda entry: entry["index"])
     usage = said.get("usage") if isinstance(said, dict) else None
     kept = {"usage": usage} if isinstance(usage, dict) else {"usage": {"prompt_tokens": 0, "total_tokens": 0}}
-    return compact_json({"object": "list", "data": data, "model": _model(said, call), **kept})
+    return written({"object": "list", "data": data, "model": _model(said, call), **kept})
 
 
 def _embedding_items(said: Any) -> list[Any] | None:
@@ -62,6 +63,16 @@ def _is_vector(value: object) -> bool:
     return isinstance(value, list) and bool(value) and _is_number(value[0])
 
 
+def _is_finite(vector: Any) -> bool:
+    """Say whether a vector holds numbers only, at the speed of `sum`."""
+    if isinstance(vector, str):
+        return True
+    try:
+        return math.isfinite(sum(vector))
+    except (TypeError, OverflowError):
+        return False
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -73,7 +84,7 @@ def _mended_embedding(item: object, position: int, call: LanguageCall) -> dict[s
         if len(vector) != 1:
             raise _unusable(call, "an embedding for every token: start it with a pooling that gives one for a text")
         vector = vector[0]
-    if not _is_vector(vector):
+    if not _is_vector(vector) or not _is_finite(vector):
         raise _unusable(call, "an embedding that is no list of numbers")
     index = fields.get("index")
     return {"object": "embedding", "index": index if type(index) is int else position, "embedding": vector}
@@ -89,7 +100,7 @@ def mended_rerank(said: Any, call: LanguageCall) -> bytes:
     ranking.sort(key=lambda entry: (-entry["relevance_score"], entry["index"]))
     answer = {"object": "list", "data": ranking[: call.body.get("top_n")], "model": _model(said, call)}
     usage = said.get("usage") if isinstance(said, dict) else None
-    return compact_json(answer | ({"usage": usage} if isinstance(usage, dict) else {}))
+    return written(answer | ({"usage": usage} if isinstance(usage, dict) else {}))
 
 
 def _rerank_items(said: Any, call: LanguageCall) -> list[Any]:
@@ -116,6 +127,14 @@ def _ranked(item: object, documents: list[Any], call: LanguageCall, *, echo: boo
 def _model(said: Any, call: LanguageCall) -> str:
     model = said.get("model") if isinstance(said, dict) else None
     return model if isinstance(model, str) and model else call.model
+
+
+def written(value: object) -> bytes:
+    """Compact JSON of what a backend said; the numbers of its that JSON does not have become null.
+
+    16 MiB of embeddings take 50 ms; `compact_json` holds up everyone else for 300.
+    """
+    return to_json(value, inf_nan_mode="null")
 
 
 def unusable(upstream: str, what: str) -> UpstreamFailed:

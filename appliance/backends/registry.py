@@ -6,6 +6,7 @@ from appliance.backends.a1111 import A1111Backend
 from appliance.backends.base import ImageBackend, LanguageBackend
 from appliance.backends.mock_chat import MockChatBackend
 from appliance.backends.mock_images import MockBackend
+from appliance.backends.ollama import OllamaBackend
 from appliance.backends.openai import OpenAIBackend
 from appliance.backends.openai_images import OpenAIImagesBackend
 from appliance.config.classes import Provider
@@ -19,5 +20,6 @@ IMAGE_BACKENDS: Mapping[ImagesBackend, ImageBackend] = {
 
 LANGUAGE_BACKENDS: Mapping[Provider, LanguageBackend] = {
     "openai": OpenAIBackend(),
+    "ollama": OllamaBackend(),
     "mock_chat": MockChatBackend(),
 }

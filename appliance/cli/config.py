@@ -9,7 +9,7 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
-from appliance.config.aliases import Alias
+from appliance.config.alias import Alias
 from appliance.config.classes import BackendClass
 from appliance.config.errors import ConfigError
 from appliance.config.loading import Configuration, load_configuration

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.config.aliases import Alias, built_in_aliases, read_aliases
+from appliance.config.alias import Alias
+from appliance.config.aliases import built_in_aliases, read_aliases
 from appliance.config.backends import resolve_backends
 from appliance.config.checks import check_settings
 from appliance.config.classes import Backends

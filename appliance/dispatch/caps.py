@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from appliance.config.aliases import Alias
+from appliance.config.alias import Alias
 from appliance.protocol.errors import InvalidRequest
 from appliance.protocol.language import LanguageKind, LanguageRequest, with_body
 

@@ -9,7 +9,7 @@ from typing import Literal
 import trio
 
 from appliance.backends.base import LanguageBackend, ModelEntry
-from appliance.config.aliases import Alias
+from appliance.config.alias import Alias
 from appliance.config.classes import BackendClass, Backends, Provider
 from appliance.config.settings import Settings
 from appliance.protocol.errors import GatewayError, NotFound
@@ -137,8 +137,6 @@ class Catalogue:
 
         A failure is remembered if the class had its whole time, not if this caller had been waiting for another.
         """
-        if shelf.fresh:
-            return shelf.listing
         whole_time = not shelf.lock.locked()
         with trio.move_on_after(self._timeout_s):
             async with shelf.lock:
@@ -185,6 +183,8 @@ def _local_entry(backend_class: str, model: ModelEntry) -> CatalogueEntry:
 
 
 def _likeness(one: str, other: str) -> float:
+    if not one or not other:
+        return 0.0
     matcher = difflib.SequenceMatcher(None, other, one)
     # The first two are cheap and never less than the third.
     return matcher.ratio() if min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= _NEAR else 0.0

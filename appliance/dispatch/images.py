@@ -55,6 +55,7 @@ async def draw_images(
         timeout_s=settings.images_http_timeout_sec,
         idle_timeout_s=settings.backend_idle_timeout_sec,
         cancel_timeout_s=settings.backend_cancel_timeout_sec,
+        unstoppable=dispatcher.health.is_unstoppable(backend_class.name),
     )
     with dispatcher.protect(backend_class, settings.images_http_timeout_sec):
         result = await backend.draw(call, dispatcher.upstream, caller.stack)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from appliance.config.aliases import Alias
+from appliance.config.alias import Alias
 from appliance.config.classes import BackendClass, Backends, Capability
 from appliance.config.settings import Settings
 from appliance.dispatch.requesttype import is_coding

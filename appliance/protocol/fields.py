@@ -63,7 +63,7 @@ def string(value: Any, param: str) -> None:
 
 def non_empty_string(value: Any, param: str) -> None:
     string(value, param)
-    if not value.strip():
+    if not value:
         raise invalid(param, "empty string. Expected a string of at least one character.", "empty_string")
 
 

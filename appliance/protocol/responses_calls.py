@@ -64,8 +64,8 @@ class Calls:
         return chosen
 
     def unnamed(self) -> Iterator[Call]:
-        """Calls that never became items."""
-        return (call for call in self._all if call.item is None)
+        """Calls that say something and never became items."""
+        return (call for call in self._all if call.item is None and call.pending)
 
 
 def _string(value: object) -> str:

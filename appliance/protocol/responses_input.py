@@ -38,22 +38,25 @@ class _Chat:
             self._add_call(item)
         elif kind == "function_call_output":
             content = _content(item["output"], f"{place}.output")
-            self.messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
+            self._add_other({"role": "tool", "tool_call_id": item["call_id"], "content": content})
         elif kind == "reasoning":
             self._reasoning += _text_of(item.get("content") or ())
         else:
             raise _no_counterpart(f"{place}.type", kind, "message, function_call, function_call_output or reasoning")
+
+    def _add_other(self, message: _Message) -> None:
+        """What the model did not say. Thoughts before it that led to nothing are dropped."""
+        self._reasoning = ""
+        self.messages.append(message)
 
     def _add_message(self, item: Mapping[str, Any], place: str) -> None:
         content = _content(item["content"], f"{place}.content")
         if item["role"] != "assistant":
             # Templates of local models know the role system; few know developer.
             role = "system" if item["role"] == "developer" else item["role"]
-            self.messages.append({"role": role, "content": content})
+            self._add_other({"role": role, "content": content})
             return
-        turn = self._turn()
-        if turn["content"] is not None:
-            turn = self._new_turn()
+        turn = self._turn(says_more=True)
         turn["content"] = content if isinstance(content, str) else _text_of(content)
 
     def _add_call(self, item: Mapping[str, Any]) -> None:
@@ -61,22 +64,15 @@ class _Chat:
         call = {"id": item["call_id"], "type": "function", "function": function}
         self._turn().setdefault("tool_calls", []).append(call)
 
-    def _turn(self) -> _Message:
-        """The assistant message that is being said; reasoning since goes into it."""
-        if not self.messages or self.messages[-1]["role"] != "assistant":
-            return self._new_turn()
-        turn = self.messages[-1]
+    def _turn(self, *, says_more: bool = False) -> _Message:
+        """The assistant message that is being said, or a new one; reasoning since goes into it."""
+        turn = self.messages[-1] if self.messages else None
+        if turn is None or turn["role"] != "assistant" or (says_more and turn["content"] is not None):
+            turn = {"role": "assistant", "content": None}
+            self.messages.append(turn)
         if self._reasoning:
             turn["reasoning_content"] = turn.get("reasoning_content", "") + self._reasoning
             self._reasoning = ""
-        return turn
-
-    def _new_turn(self) -> _Message:
-        turn: _Message = {"role": "assistant", "content": None}
-        if self._reasoning:
-            turn["reasoning_content"] = self._reasoning
-            self._reasoning = ""
-        self.messages.append(turn)
         return turn
 
 

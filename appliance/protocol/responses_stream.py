@@ -87,7 +87,7 @@ class ResponsesStream:
             status=self._status,
             output=[item.as_json() for item in self._items],
             usage=self._usage,
-            finish_reason=self._finish_reason if self._status == "incomplete" else None,
+            finish_reason=self._finish_reason,
         )
 
     def _begin(self) -> None:

@@ -49,8 +49,6 @@ class SseReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that are complete with `data`. Raises SseTooLong once every event before that one was given."""
-        if len(self._pending) > self._max_event_bytes:
-            raise SseTooLong(self._max_event_bytes)
         if self._at_start:
             data = self._without_mark(data)
         if self._lf_alone and b"\r" in data:
@@ -59,7 +57,7 @@ class SseReader:
         if self._pending:
             scan_from = max(len(self._pending) - _LONGEST_UNDECIDED, 0)
             self._pending += data
-            if not self._end_of_event(self._pending, scan_from):
+            if not self._end_of_event(self._pending, scan_from):  # small reads of a long event copy nothing
                 self._refuse_overlong()
                 return []
             data = bytes(self._pending)
@@ -78,8 +76,7 @@ class SseReader:
                 break
             events.append(data[start:end])
             start = scan_from = end
-        if start < len(data):
-            self._pending += data[start:]
+        self._pending += data[start:]
         return events
 
     def _end_of_event(self, data: bytes | bytearray, start: int) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from quart import Response, request
 from quart_trio import QuartTrio
@@ -15,11 +15,9 @@ from appliance.protocol.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    UnsupportedMediaType,
     error_body,
     error_headers,
 )
-from appliance.protocol.strictjson import parse_object
 from appliance.server.gateway import log_fault
 from appliance.server.visit import Visit, visit_of
 from appliance.telemetry.log import Log
@@ -70,23 +68,6 @@ def error_response(error: GatewayError) -> Response:
     """Answer with an error, and note its code for the journal."""
     current_visit().error_code = error.code
     return json_response(error_body(error), error.status, error_headers(error))
-
-
-async def read_json() -> dict[str, Any]:
-    """Read the request's JSON object. Raises UnsupportedMediaType, InvalidRequest."""
-    body, _ = await read_body()
-    return body
-
-
-async def read_body() -> tuple[dict[str, Any], bytes]:
-    """Read the request's JSON object, and its bytes as they came. Raises UnsupportedMediaType, InvalidRequest."""
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType("Send `Content-Type: application/json`.")
-    charset = request.mimetype_params.get("charset", "utf-8").lower()
-    if charset not in {"utf-8", "utf8"}:
-        raise UnsupportedMediaType("JSON is UTF-8: send `Content-Type: application/json`.")
-    raw = cast("bytes", await request.get_data(cache=False))
-    return parse_object(raw), raw
 
 
 def _from_werkzeug(error: HTTPException) -> GatewayError:

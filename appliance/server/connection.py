@@ -23,12 +23,12 @@ Phase = Literal["head", "idle", "body", "running"]
 SendToStream = Callable[[Any], Awaitable[None]]
 
 
-def hypercorn_sessions(
+def hypercorn_conversations(
     app: AsgiApp, limits: ListenerLimits, on_crash: CrashReport
-) -> "Callable[[Link], HypercornSession]":
-    """Make the accept loop's session factory for an ASGI application."""
+) -> "Callable[[Link], HypercornConversation]":
+    """Make the accept loop's conversation factory for an ASGI application."""
     config = _build_config(limits)
-    return lambda link: HypercornSession(link, app, config, on_crash)
+    return lambda link: HypercornConversation(link, app, config, on_crash)
 
 
 def _build_config(limits: ListenerLimits) -> Config:
@@ -41,8 +41,8 @@ def _build_config(limits: ListenerLimits) -> Config:
     return config
 
 
-class HypercornSession:
-    """Drives hypercorn's H11Protocol over a link; a Session for the accept loop.
+class HypercornConversation:
+    """Drives hypercorn's H11Protocol over a link; a Conversation for the accept loop.
 
     Hypercorn's own TCPServer is not used: its sends have no deadline, its idle timer dies with quart-trio's request
     nursery, and while an application reads slowly or a pipelined request waits it does not see a client go.
@@ -95,7 +95,8 @@ class HypercornSession:
         if self._current is not None and self._current.begun and not self._current.closed:
             self._link.close_soon()
             return
-        await self._link.answer_and_close(status, code, message)
+        running = self._current.asgi_scope if self._current is not None and not self._current.closed else None
+        await self._link.answer_and_close(status, code, message, running)
 
     async def _talk(self, protocol: "_StrictProtocol") -> None:
         self._enter("head")
@@ -146,9 +147,9 @@ class HypercornSession:
         for call in self._calls:
             call.leave(self._limits.leave_s)
 
-    def begin_call(self) -> RunningRequest:
+    def begin_call(self, asgi_scope: Any) -> RunningRequest:
         """Note a new request as the one whose body and answer are due."""
-        call = RunningRequest()
+        call = RunningRequest(asgi_scope)
         self._current = call
         self._calls.add(call)
         return call
@@ -205,24 +206,24 @@ class HypercornSession:
 class _Calls:
     """Hypercorn's TaskGroup, as far as its HTTP/1.1 protocol uses it."""
 
-    def __init__(self, session: HypercornSession, nursery: trio.Nursery) -> None:
-        self._session = session
+    def __init__(self, conversation: HypercornConversation, nursery: trio.Nursery) -> None:
+        self._conversation = conversation
         self._nursery = nursery
 
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Any, send: SendToStream
     ) -> Callable[[Message], Awaitable[None]]:
-        call = self._session.begin_call()
-        self._nursery.start_soon(self._session.call, cast("AsgiApp", app), scope, call, send)
-        return partial(self._session.put, call)
+        call = self._conversation.begin_call(scope)
+        self._nursery.start_soon(self._conversation.call, cast("AsgiApp", app), scope, call, send)
+        return partial(self._conversation.put, call)
 
 
 class _StrictProtocol(H11Protocol):
     """H11Protocol with strict heads, refusals in the gateway's words, and `connection: close` when it is true."""
 
-    def __init__(self, session: HypercornSession, link: Link, config: Config, calls: _Calls) -> None:
+    def __init__(self, conversation: HypercornConversation, link: Link, config: Config, calls: _Calls) -> None:
         super().__init__(
-            cast("AppWrapper", session._app),
+            cast("AppWrapper", conversation._app),
             config,
             WorkerContext(None),
             cast("TaskGroup", calls),
@@ -232,7 +233,7 @@ class _StrictProtocol(H11Protocol):
             link.local,
             self._to_connection,
         )
-        self._session = session
+        self._conversation = conversation
         self._strict = StrictConnection(
             max_head_bytes=link.limits.max_head_bytes, max_header_fields=link.limits.max_header_fields
         )
@@ -247,17 +248,17 @@ class _StrictProtocol(H11Protocol):
         return bool(self._strict.trailing_data[0])
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Response) and self._session.last_answer:
+        if isinstance(event, Response) and self._conversation.last_answer:
             headers = [field for field in event.headers if field[0].lower() != b"connection"]
             event = Response(event.stream_id, [*headers, (b"connection", b"close")], event.status_code)
         await super().stream_send(event)
 
     async def _to_connection(self, event: Event) -> None:
-        await self._session.on_event(event, self._strict.our_state)
+        await self._conversation.on_event(event, self._strict.our_state)
 
     async def _send_error_response(self, status_code: int) -> None:
         fault = self._strict.fault
         if fault is not None:
-            await self._session.refuse(fault.status, fault.code, fault.message)
+            await self._conversation.refuse(fault.status, fault.code, fault.message)
             return
-        await self._session.refuse(status_code, "bad_request", "The request could not be parsed.")
+        await self._conversation.refuse(status_code, "bad_request", "The request could not be parsed.")

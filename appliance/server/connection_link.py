@@ -1,6 +1,8 @@
 """Link: one client's bytes, the deadline its reader runs under, and the ways a connection ends. Knows no HTTP parser."""
 
 import ssl
+from collections.abc import Mapping
+from typing import Any
 
 import trio
 
@@ -19,9 +21,9 @@ Address = tuple[str, int]
 
 
 class Link:
-    """What a session has of its client.
+    """What a conversation has of its client.
 
-    `reading` is the scope the session reads in: its deadline says how long the client may take for what is due now, and
+    `reading` is the scope the conversation reads in: its deadline says how long the client may take for what is due now, and
     it is cancelled when the connection ends. After `closing` nothing new is written, after `gone` there is no client.
     """
 
@@ -82,16 +84,18 @@ class Link:
             return
         await self._write(data)
 
-    async def answer_and_close(self, status: int, code: str, message: str) -> None:
+    async def answer_and_close(
+        self, status: int, code: str, message: str, running: Mapping[str, Any] | None = None
+    ) -> None:
         """Give the listener's own answer, if no other end has begun, and close."""
         if self.closing or self.gone:
             return
         self.closing = True
-        await self._write(self._refuse(Refusal(status, code, message, self.peer[0])))
+        await self._write(self._refuse(Refusal(status, code, message, self.peer[0], running)))
         self.reading.cancel()
 
     def close_soon(self) -> None:
-        """Write no more; the session's reader takes leave of the client."""
+        """Write no more; the conversation's reader takes leave of the client."""
         self.closing = True
         self.reading.cancel()
 

@@ -1,7 +1,7 @@
 """Requests of a connection: one ASGI call each, its client's messages, and what is said when it ends without an answer."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
@@ -22,7 +22,8 @@ class RunningRequest:
     `http.disconnect` at once, whatever of the body is unread. `scope` is the call's cancel scope.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asgi_scope: Mapping[str, Any]) -> None:
+        self.asgi_scope = asgi_scope
         self.scope = trio.CancelScope()
         self.closed = False
         self.begun = False

@@ -3,8 +3,6 @@
 import json
 import time
 
-from quart import Response, request
-
 from appliance.components import Components
 from appliance.dispatch.language import LanguageJob, admit_language, answer, open_stream
 from appliance.protocol.canonical import compact_json
@@ -14,30 +12,37 @@ from appliance.protocol.responses import from_chat
 from appliance.protocol.responses_filter import TranslatedResponses
 from appliance.protocol.responses_stream import ResponsesStream
 from appliance.protocol.streams import PassThrough, StreamFilter, Usage, usage_in
-from appliance.server.app import current_visit, read_body
-from appliance.server.relay import SSE_HEADERS, relay_events
-from appliance.server.visit import Visit
+from appliance.server.exchange import Answer, Handler, Request
+from appliance.server.relay import SSE_HEADERS, SSE_TYPE, relay_events
 
 TOOLS_HEADER = "X-Gateway-Tools"
 
 
-async def serve_language(components: Components, kind: LanguageKind) -> Response:
-    """Read, admit, answer or stream. Raises GatewayError until the first byte; after it, errors are events."""
-    visit = current_visit()
-    body, raw = await read_body()
-    wanted = parse_language_request(kind, body, raw)
-    _refuse_gateway_tools()
+def language_handler(components: Components, kind: LanguageKind) -> Handler:
+    """The handler of one kind."""
+
+    async def handle(request: Request) -> Answer:
+        return await _serve(components, kind, request)
+
+    return handle
+
+
+async def _serve(components: Components, kind: LanguageKind, request: Request) -> Answer:
+    """Check, admit, answer or stream. Raises GatewayError until the first byte; after it, errors are events."""
+    visit = request.visit
+    wanted = parse_language_request(kind, request.json(), request.raw)
+    _refuse_gateway_tools(request)
     job = admit_language(
         components.dispatcher,
         visit.caller(),
         wanted,
-        x_backend=request.headers.get("X-Backend"),
-        request_type=request.headers.get("X-Request-Type"),
+        x_backend=request.header(b"x-backend"),
+        request_type=request.header(b"x-request-type"),
     )
     visit.model = job.call.model
     try:
         if wanted.stream:
-            return await _stream(components, visit, wanted, job)
+            return await _stream(components, request, wanted, job)
         return await _answer(components, wanted, job)
     except UpstreamFailed as error:
         if error.code == "model_not_found":
@@ -71,9 +76,8 @@ def _header_value(text: str) -> str:
     return "".join(char if char.isascii() and char.isprintable() else "?" for char in text)
 
 
-def _refuse_gateway_tools() -> None:
-    asked = request.headers.get(TOOLS_HEADER)
-    if asked is not None:
+def _refuse_gateway_tools(request: Request) -> None:
+    if request.header(TOOLS_HEADER.lower().encode()) is not None:
         raise InvalidRequest(
             f"This gateway runs no tools yet: leave the header {TOOLS_HEADER} out and run tool calls yourself.",
             param=TOOLS_HEADER,
@@ -81,16 +85,17 @@ def _refuse_gateway_tools() -> None:
         )
 
 
-async def _answer(components: Components, wanted: LanguageRequest, job: LanguageJob) -> Response:
+async def _answer(components: Components, wanted: LanguageRequest, job: LanguageJob) -> Answer:
     body = await answer(components.dispatcher, job)
     _note_usage(components, job, usage_in(body))
     if job.translated:
         response = from_chat(json.loads(body), wanted.body, new_id=components.new_id, created=int(time.time()))
         body = compact_json(response)
-    return Response(body, content_type="application/json", headers=_headers(job))
+    return Answer(body, headers=_headers(job))
 
 
-async def _stream(components: Components, visit: Visit, wanted: LanguageRequest, job: LanguageJob) -> Response:
+async def _stream(components: Components, request: Request, wanted: LanguageRequest, job: LanguageJob) -> Answer:
+    visit = request.visit
     source = await visit.stack.enter_async_context(open_stream(components.dispatcher, job))
     events = _filter(components, wanted, job)
     visit.events = True
@@ -100,7 +105,7 @@ async def _stream(components: Components, visit: Visit, wanted: LanguageRequest,
         visit.error_code = error.code
 
     body = relay_events(source, events, on_error=note_error)
-    return Response(body, headers={**SSE_HEADERS, **_headers(job)})
+    return Answer(body, content_type=SSE_TYPE, headers={**SSE_HEADERS, **_headers(job)})
 
 
 def _filter(components: Components, wanted: LanguageRequest, job: LanguageJob) -> StreamFilter:

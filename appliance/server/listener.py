@@ -9,7 +9,7 @@ from typing import Protocol
 
 import trio
 
-from appliance.server.connection import hypercorn_sessions
+from appliance.server.connection import hypercorn_conversations
 from appliance.server.connection_link import Address, Link
 from appliance.server.connection_requests import AsgiApp
 from appliance.server.connection_transport import Transport
@@ -37,7 +37,7 @@ ACCEPT_PAUSE_S = 0.1
 MAX_TURNED_AWAY = 64
 
 
-class Session(Protocol):
+class Conversation(Protocol):
     """One connection's HTTP, whatever parses it. All the accept loop asks of it."""
 
     @property
@@ -54,28 +54,28 @@ class Session(Protocol):
         """Cancel what runs."""
 
 
-SessionFactory = Callable[[Link], Session]
+ConversationFactory = Callable[[Link], Conversation]
 
 
 class _Guests:
     """The connections of one listener, oldest first."""
 
     def __init__(self) -> None:
-        self._present: dict[Link, Session] = {}
+        self._present: dict[Link, Conversation] = {}
         self._left = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
         return len(self._present)
 
-    def enter(self, link: Link, session: Session) -> None:
-        self._present[link] = session
+    def enter(self, link: Link, conversation: Conversation) -> None:
+        self._present[link] = conversation
 
     def leave(self, link: Link) -> None:
         del self._present[link]
         if not self._present:
             self._left.unpark_all()
 
-    def sessions(self) -> list[Session]:
+    def conversations(self) -> list[Conversation]:
         return list(self._present.values())
 
     def links(self) -> list[Link]:
@@ -83,8 +83,8 @@ class _Guests:
 
     def make_room(self) -> bool:
         """Send away the oldest connection without a running request: idle ones must not keep others out."""
-        for link, session in self._present.items():
-            if session.waiting and not link.gone:
+        for link, conversation in self._present.items():
+            if conversation.waiting and not link.gone:
                 link.cut()
                 return True
         return False
@@ -112,8 +112,8 @@ async def run_listener(
     """
     if ssl_context is not None:
         ssl_context.set_alpn_protocols(["http/1.1"])
-    sessions = hypercorn_sessions(app, limits, on_crash)
-    listener = _Listener(limits, refuse, on_crash, sessions, ssl_context)
+    conversations = hypercorn_conversations(app, limits, on_crash)
+    listener = _Listener(limits, refuse, on_crash, conversations, ssl_context)
     task_status.started()  # the sockets listen already: the kernel takes what comes until the loop does
     await listener.run(sockets, stop)
 
@@ -124,13 +124,13 @@ class _Listener:
         limits: ListenerLimits,
         refuse: RefusalWriter,
         on_crash: CrashReport,
-        make_session: SessionFactory,
+        make_conversation: ConversationFactory,
         ssl_context: ssl.SSLContext | None,
     ) -> None:
         self._limits = limits
         self._refuse = refuse
         self._on_crash = on_crash
-        self._make_session = make_session
+        self._make_conversation = make_conversation
         self._ssl_context = ssl_context
         self._guests = _Guests()
         self._watcher = HangupWatcher()
@@ -177,9 +177,9 @@ class _Listener:
             accepted.close()  # it has gone between accept and here
             return
         if len(self._guests) < self._limits.max_connections or self._guests.make_room():
-            session = self._make_session(link)
-            self._guests.enter(link, session)
-            connections.start_soon(self._serve, link, session)
+            conversation = self._make_conversation(link)
+            self._guests.enter(link, conversation)
+            connections.start_soon(self._serve, link, conversation)
             return
         if link.tls or self._turned_away >= MAX_TURNED_AWAY:
             link.cut()
@@ -205,11 +205,11 @@ class _Listener:
         self._watcher.watch(fd, link.hang_up)
         return link
 
-    async def _serve(self, link: Link, session: Session) -> None:
+    async def _serve(self, link: Link, conversation: Conversation) -> None:
         """Serve one connection; whatever goes wrong in it stays here."""
         try:
             if await link.open():
-                await session.run()
+                await conversation.run()
         except* CONTAINED as group:
             self._on_crash(group)
         finally:
@@ -228,12 +228,12 @@ class _Listener:
 
     async def _drain(self) -> None:
         """Let running requests end, then cancel them, then cut their connections."""
-        for session in self._guests.sessions():
-            session.drain()
+        for conversation in self._guests.conversations():
+            conversation.drain()
         with trio.move_on_after(self._limits.drain_s):
             await self._guests.wait_empty()
-        for session in self._guests.sessions():
-            session.cancel_requests()
+        for conversation in self._guests.conversations():
+            conversation.cancel_requests()
         with trio.move_on_after(self._limits.close_s):
             await self._guests.wait_empty()
         for link in self._guests.links():

@@ -1,7 +1,8 @@
 """Listener limits: how long and how much one connection may take, and what a refused one is told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,13 @@ class ListenerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer the listener gives by itself: no application saw the request."""
+    """An answer the listener gives by itself. `running`: the ASGI scope of the application call that it ends, if any."""
 
     status: int
     code: str
     message: str
     peer: str
+    running: Mapping[str, Any] | None = None
 
 
 RefusalWriter = Callable[[Refusal], bytes]

@@ -8,9 +8,11 @@ from appliance.components import Components
 from appliance.protocol.errors import ErrorType
 from appliance.server.listener_limits import Refusal
 from appliance.server.routes import REFUSED
+from appliance.server.visit import SCOPE_KEY, Visit
 
 _REASONS = {
     400: "Bad Request",
+    405: "Method Not Allowed",
     408: "Request Timeout",
     417: "Expectation Failed",
     431: "Request Header Fields Too Large",
@@ -25,23 +27,30 @@ def make_refuser(components: Components) -> Callable[[Refusal], bytes]:
     """Make the function that the listener calls for each refusal: it counts, writes the journal line, renders."""
 
     def refuse(refusal: Refusal) -> bytes:
+        visit = refusal.running.get(SCOPE_KEY) if refusal.running is not None else None
+        if isinstance(visit, Visit):  # its own line will say so
+            visit.status, visit.error_code, visit.answered = refusal.status, refusal.code, True
+            return render_refusal(refusal, visit.request_id)
         request_id = components.new_id("req")
         components.metrics.note_request(REFUSED, refusal.status, 0)
         components.metrics.note_refusal(refusal.code)
         if components.journal is not None:
-            line = {
-                "ts": round(time.time(), 3),
-                "request_id": request_id,
-                "route": REFUSED,
-                "status": refusal.status,
-                "outcome": "completed",
-                "code": refusal.code,
-                "peer": refusal.peer,
-            }
-            components.journal.record_nowait(line)
+            components.journal.record_nowait(_journal_line(refusal, request_id))
         return render_refusal(refusal, request_id)
 
     return refuse
+
+
+def _journal_line(refusal: Refusal, request_id: str) -> dict[str, object]:
+    return {
+        "ts": round(time.time(), 3),
+        "request_id": request_id,
+        "route": REFUSED,
+        "status": refusal.status,
+        "outcome": "completed",
+        "code": refusal.code,
+        "peer": refusal.peer,
+    }
 
 
 def render_refusal(refusal: Refusal, request_id: str) -> bytes:

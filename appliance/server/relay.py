@@ -1,6 +1,6 @@
 """Relay: a backend's event stream to the client, as it comes, with pings in its silences and one true end."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import trio
 
@@ -11,12 +11,13 @@ from appliance.protocol.streams import StreamFilter
 
 PING_INTERVAL_S = 15.0  # contract 1; proxies and browsers give up on a silent connection after 30 s and more
 
-SSE_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+SSE_TYPE = "text/event-stream"
+SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 async def relay_events(
     source: ByteSource, events: StreamFilter, *, on_error: Callable[[GatewayError], None]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield what the client is sent: each read's whole events in one piece, `: ping` in silence.
 
     An upstream's failure becomes one error event, told to `on_error`, and the stream ends. The source is closed by the

@@ -12,18 +12,15 @@ from appliance.config.loading import Configuration
 from appliance.config.tokens import Token
 from appliance.server.access import Access, Head
 from appliance.server.app import make_app
+from appliance.server.exchange import ExactRoutes
 from appliance.server.gateway import Gateway
 from appliance.server.routes import OBSERVABILITY_PATHS, OPEN_PATHS
-from appliance.server.routes.chat import add_chat_route
-from appliance.server.routes.completions import add_completions_route
-from appliance.server.routes.embeddings import add_embeddings_route
-from appliance.server.routes.health import add_health_routes
-from appliance.server.routes.images import add_image_routes, is_signed_picture
-from appliance.server.routes.metrics import add_metrics_route
-from appliance.server.routes.models import add_model_routes
-from appliance.server.routes.rerank import add_rerank_route
-from appliance.server.routes.responses import add_responses_route
-from appliance.server.routes.status import add_status_route
+from appliance.server.routes.health import health_routes
+from appliance.server.routes.images import add_picture_route, generation_routes, is_signed_picture
+from appliance.server.routes.language import language_routes
+from appliance.server.routes.metrics import metrics_routes
+from appliance.server.routes.models import add_model_route, models_routes
+from appliance.server.routes.status import status_routes
 from appliance.server.throttle import GuessThrottle
 from appliance.server.visit import Visit
 
@@ -51,24 +48,23 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
     """Build both applications."""
     throttle = GuessThrottle(trio.current_time)
     access = Access(components.configuration, tokens, throttle)
+    observed = {**health_routes(components), **metrics_routes(components)}
+    exact = {
+        **observed,
+        **status_routes(components),
+        **models_routes(components),
+        **language_routes(components),
+        **generation_routes(components),
+    }
     api = make_app("api", components.log)
-    add_health_routes(api, components)
-    add_metrics_route(api, components)
-    add_status_route(api, components)
-    add_model_routes(api, components)
-    add_chat_route(api, components)
-    add_completions_route(api, components)
-    add_responses_route(api, components)
-    add_embeddings_route(api, components)
-    add_rerank_route(api, components)
-    add_image_routes(api, components)
+    add_model_route(api, components)
+    add_picture_route(api, components)
     observability = make_app("observability", components.log)
-    add_health_routes(observability, components)
-    add_metrics_route(observability, components)
 
-    def wrap(app: QuartTrio, is_open: Callable[[Head, bytes], bool]) -> Gateway:
+    def wrap(app: QuartTrio, routes: ExactRoutes, is_open: Callable[[Head, bytes], bool]) -> Gateway:
         return Gateway(
             app,
+            routes,
             access=access,
             is_open=is_open,
             grace=components.grace,
@@ -79,8 +75,8 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
         )
 
     return Site(
-        api=wrap(api, lambda head, query: head.path in OPEN_PATHS or is_signed_picture(head, query)),
-        observability=wrap(observability, lambda head, _query: head.path in OBSERVABILITY_PATHS),
+        api=wrap(api, exact, lambda head, query: head.path in OPEN_PATHS or is_signed_picture(head, query)),
+        observability=wrap(observability, observed, lambda head, _query: head.path in OBSERVABILITY_PATHS),
         throttle=throttle,
     )
 

@@ -20,7 +20,7 @@ _VERSIONS = frozenset({b"1.0", b"1.1"})
 # CONNECT wants a tunnel and TRACE echoes secrets (RFC 9110, 9.3.8); neither has a use here.
 _METHODS_NOT_SERVED = frozenset({b"CONNECT", b"TRACE"})
 # Two of them, and two parsers may choose differently.
-_SINGLE = (b"content-length", b"transfer-encoding", b"host", b"authorization", b"expect", b"content-type")
+_SINGLE = (b"content-length", b"transfer-encoding", b"host", b"expect", b"content-type")
 _UPGRADES = (b"upgrade", b"http2-settings")
 
 _END = b"\r\n\r\n"

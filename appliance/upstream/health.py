@@ -14,12 +14,17 @@ from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
 
 NOT_CONFIGURED = "not configured"
 
+# The one model that stable-diffusion.cpp's server lists: it draws to the end, whoever has left.
+_UNSTOPPABLE = b'"sd-cpp-local"'
 _PROBE_BODY_BYTES = 1024 * 1024  # a health page; ours is not to store it
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """One class's state. `last_check`: Unix seconds, None before the first. `status`: of the last probe that answered."""
+    """One class's state. `last_check`: Unix seconds, None before the first. `status`: of the last probe that answered.
+
+    `unstoppable`: it was recognised as a server that cannot end a job.
+    """
 
     required: bool
     healthy: bool = True
@@ -28,6 +33,7 @@ class Health:
     error: str | None = None
     status: int | None = None
     latency_ms: float | None = None
+    unstoppable: bool = False
 
 
 class HealthBoard:
@@ -50,12 +56,16 @@ class HealthBoard:
     def all_required_ready(self) -> bool:
         return all(health.ready for health in self._health.values() if health.required)
 
+    def is_unstoppable(self, name: str) -> bool:
+        """Whether a cut-off job is known to go on. Raises KeyError for a class that is not configured."""
+        return self._health[name].unstoppable
+
     def record(self, name: str, health: Health) -> None:
         self._health[name] = health
 
 
 def _before_the_first_round(one: BackendClass) -> Health:
-    if not one.base_url:
+    if not one.configured:
         return Health(required=False, healthy=False, ready=False, error=NOT_CONFIGURED)
     return Health(required=one.required)
 
@@ -127,6 +137,7 @@ async def _ask(one: BackendClass, upstream: UpstreamClient, path: str, timeout_s
         error=None if ok else f"{path} answered {answer.status}",
         status=answer.status,
         latency_ms=round(answer.latency_s * 1000, 1),
+        unstoppable=_UNSTOPPABLE in answer.body,
     )
 
 

@@ -41,6 +41,7 @@ def image_call(
     timeout_s: float = 120,
     idle_timeout_s: float = 30,
     cancel_timeout_s: float = 60,
+    unstoppable: bool = False,
 ) -> ImageCall:
     return ImageCall(
         request_id=new_id("req"),
@@ -56,6 +57,7 @@ def image_call(
         timeout_s=timeout_s,
         idle_timeout_s=idle_timeout_s,
         cancel_timeout_s=cancel_timeout_s,
+        unstoppable=unstoppable,
     )
 
 

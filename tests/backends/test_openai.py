@@ -1,7 +1,7 @@
 """The OpenAI-style provider against its fake: every kind, whole and streamed, and the ways of real servers."""
 
 import json
-from functools import partial
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -12,6 +12,7 @@ from appliance.config.settings import Settings
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import open_upstream
 from tests.backends.language import answer, language_call, language_class, stream
+from tests.fakes.http import open_server
 from tests.fakes.openai_chat import (
     DEATHS,
     DONE,
@@ -30,7 +31,7 @@ BACKEND = OpenAIBackend()
 
 
 @pytest.fixture
-async def upstream(loopback_clock):
+async def upstream():
     async with open_upstream(Settings()) as client:
         yield client
 
@@ -54,7 +55,7 @@ def test_responses_are_its_own_only_where_the_operator_says_so():
     assert BACKEND.kinds(language_class("http://h")) >= {"chat", "completions", "embeddings", "rerank"}
 
 
-async def test_body_goes_on_byte_for_byte_where_nothing_was_changed(upstream):
+async def test_body_goes_on_byte_for_byte_where_nothing_was_changed(upstream, loopback_clock):
     body = b'{ "model": "small",  "messages": [], "min_p": 0.10, "x": "\\u00e9" }'
     async with open_fake_openai_chat() as fake:
         await answer(BACKEND, language_call(fake.base_url, raw=body), upstream)
@@ -62,14 +63,14 @@ async def test_body_goes_on_byte_for_byte_where_nothing_was_changed(upstream):
         assert fake.requests[0].header("content-type") == "application/json"
 
 
-async def test_changed_body_is_compact_utf8_with_its_unknown_fields(upstream):
+async def test_changed_body_is_compact_utf8_with_its_unknown_fields(upstream, loopback_clock):
     async with open_fake_openai_chat() as fake:
         await answer(BACKEND, language_call(fake.base_url, min_p=0.5, user="é☃"), upstream)
         assert '"min_p":0.5,"user":"é☃"}'.encode() in fake.requests[0].body
 
 
 @pytest.mark.parametrize("kind", ["chat", "completions", "responses"])
-async def test_whole_answer_comes_back_byte_for_byte(upstream, kind):
+async def test_whole_answer_comes_back_byte_for_byte(upstream, loopback_clock, kind):
     async with open_fake_openai_chat() as fake:
         said = await BACKEND.answer(language_call(fake.base_url, kind), upstream)
         assert b"Hello there" in said
@@ -78,7 +79,7 @@ async def test_whole_answer_comes_back_byte_for_byte(upstream, kind):
 
 
 @pytest.mark.parametrize("kind", ["chat", "completions", "responses"])
-async def test_stream_comes_through_to_its_end(upstream, kind):
+async def test_stream_comes_through_to_its_end(upstream, loopback_clock, kind):
     async with open_fake_openai_chat() as fake:
         said = await stream(BACKEND, language_call(fake.base_url, kind, stream=True), upstream)
     events = said.split(b"\n\n")
@@ -86,7 +87,7 @@ async def test_stream_comes_through_to_its_end(upstream, kind):
     assert events[-2] == DONE.strip() or b"response.completed" in events[-2]
 
 
-async def test_words_come_as_they_are_made(upstream):
+async def test_words_come_as_they_are_made(upstream, loopback_clock):
     async with open_fake_openai_chat() as fake:
         fake.first_word_s, fake.word_s = 50, 20
         started = trio.current_time()
@@ -97,14 +98,14 @@ async def test_words_come_as_they_are_made(upstream):
         assert times == [50, 70, 90, 110, 130]
 
 
-async def test_usage_is_asked_for_and_comes(upstream):
+async def test_usage_is_asked_for_and_comes(upstream, loopback_clock):
     async with open_fake_openai_chat() as fake:
         call = language_call(fake.base_url, stream=True, stream_options={"include_usage": True})
         assert b'"usage"' in await stream(BACKEND, call, upstream)
         assert b'"usage"' not in await stream(BACKEND, language_call(fake.base_url, stream=True), upstream)
 
 
-async def test_embeddings_and_ranking(upstream):
+async def test_embeddings_and_ranking(upstream, loopback_clock):
     async with open_fake_openai_chat() as fake:
         said = await answer(BACKEND, language_call(fake.base_url, "embeddings", input=["a", "b"]), upstream)
         assert [entry["embedding"] for entry in said["data"]] == [[0.5, -1.0]] * 2
@@ -119,7 +120,7 @@ async def test_embeddings_and_ranking(upstream):
         }
 
 
-async def test_models_are_listed(upstream):
+async def test_models_are_listed(upstream, loopback_clock):
     async with open_fake_openai_chat() as fake:
         for base in (fake.base_url, fake.base_url + "/v1"):
             models = await BACKEND.list_models(language_class(base), upstream, 3)
@@ -139,7 +140,7 @@ LISTINGS = {
 
 
 @pytest.mark.parametrize("name", LISTINGS)
-async def test_listing_that_is_none_is_a_failure(upstream, name):
+async def test_listing_that_is_none_is_a_failure(upstream, loopback_clock, name):
     status, body, words = LISTINGS[name]
     async with open_listing(status, body) as base_url:
         with pytest.raises(UpstreamFailed, match=words) as caught:
@@ -147,7 +148,7 @@ async def test_listing_that_is_none_is_a_failure(upstream, name):
     assert caught.value.status == 502
 
 
-async def test_silent_listing_ends_with_its_probe(upstream):
+async def test_silent_listing_ends_with_its_probe(upstream, loopback_clock):
     async with open_listing(None, None) as base_url:
         started = trio.current_time()
         with pytest.raises(UpstreamTimeout):
@@ -155,51 +156,46 @@ async def test_silent_listing_ends_with_its_probe(upstream):
         assert trio.current_time() - started < 3.5
 
 
-def open_listing(status, body):
-    from contextlib import asynccontextmanager
-
-    from tests.fakes.http import open_server
+@asynccontextmanager
+async def open_listing(status, body):
+    """A server whose every answer is this; no status: silence."""
 
     async def handle(request):
         if status is None:
             await request.hung_up()
         await request.respond(status, body if isinstance(body, bytes) else json.dumps(body).encode())
 
-    @asynccontextmanager
-    async def opened():
-        async with open_server(handle) as server:
-            yield server.base_url
-
-    return opened()
+    async with open_server(handle) as server:
+        yield server.base_url
 
 
 # What real servers do that is not OpenAI's, and what becomes of it.
 
 
-async def test_stream_without_done_ends_properly_and_invents_none(upstream):
+async def test_stream_without_done_ends_properly_and_invents_none(upstream, loopback_clock):
     async with open_fake_openai_chat(script="no [DONE]") as fake:
         assert await stream(BACKEND, language_call(fake.base_url, stream=True), upstream) == WORD + LAST
 
 
-async def test_http_1_0_stream_ends_with_its_connection(upstream):
+async def test_http_1_0_stream_ends_with_its_connection(upstream, loopback_clock):
     async with open_fake_openai_chat(script="HTTP/1.0 stream") as fake:
         assert await stream(BACKEND, language_call(fake.base_url, stream=True), upstream) == WORD + LAST + DONE
 
 
-async def test_http_1_0_answer_is_one(upstream):
+async def test_http_1_0_answer_is_one(upstream, loopback_clock):
     async with open_fake_openai_chat(script="HTTP/1.0 answer") as fake:
         said = await answer(BACKEND, language_call(fake.base_url), upstream)
         assert said["choices"][0]["message"]["content"] == "Hello"
 
 
 @pytest.mark.parametrize(("script", "content"), [("empty content", ""), ("no content", None)])
-async def test_empty_content_is_an_answer(upstream, script, content):
+async def test_empty_content_is_an_answer(upstream, loopback_clock, script, content):
     async with open_fake_openai_chat(script=script) as fake:
         said = await answer(BACKEND, language_call(fake.base_url), upstream)
         assert said["choices"][0]["message"]["content"] == content
 
 
-async def test_whole_answer_to_a_stream_request_becomes_a_stream(upstream):
+async def test_whole_answer_to_a_stream_request_becomes_a_stream(upstream, loopback_clock):
     async with open_fake_openai_chat(script="ignores stream") as fake:
         said = await stream(BACKEND, language_call(fake.base_url, stream=True), upstream)
     chunks = [json.loads(line[6:]) for line in said.split(b"\n\n")[:-2]]
@@ -210,10 +206,15 @@ async def test_whole_answer_to_a_stream_request_becomes_a_stream(upstream):
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json", ""])
-async def test_event_stream_under_another_name_is_one(upstream, content_type):
-    head = EVENTS_HEAD.replace(b"text/event-stream", content_type.encode())
-    pieces = chunked(WORD[:3]) + chunked(WORD[3:]) + chunked(LAST) + b"0\r\n\r\n"
-    async with open_fake_openai_chat(script=raw(head + pieces)) as fake:
+async def test_event_stream_under_another_name_is_one(upstream, loopback_clock, content_type):
+    async def mislabelled(fake, request):
+        await request.send_raw(EVENTS_HEAD.replace(b"text/event-stream", content_type.encode()))
+        for piece in (WORD[:3], WORD[3:], LAST):
+            await trio.sleep(1)
+            await request.send_raw(chunked(piece))
+        await request.send_raw(b"0\r\n\r\n")
+
+    async with open_fake_openai_chat(script=mislabelled) as fake:
         assert await stream(BACKEND, language_call(fake.base_url, stream=True), upstream) == WORD + LAST
 
 
@@ -257,7 +258,7 @@ SCRIPTED = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
-async def test_refusal_in_any_shape_becomes_the_contracts_error(upstream, name, streamed):
+async def test_refusal_in_any_shape_becomes_the_contracts_error(upstream, loopback_clock, name, streamed):
     status, kind, code, message = REFUSALS[name]
     async with open_fake_openai_chat(script=SCRIPTED.get(name, name)) as fake:
         with pytest.raises(UpstreamFailed) as caught:
@@ -270,7 +271,7 @@ async def test_refusal_in_any_shape_becomes_the_contracts_error(upstream, name, 
         assert error.retry_after_s == 7
 
 
-async def test_refusal_whose_body_breaks_off_is_still_that_refusal(upstream):
+async def test_refusal_whose_body_breaks_off_is_still_that_refusal(upstream, loopback_clock):
     script = raw(b"HTTP/1.1 400 Bad\r\nContent-Length: 500\r\n\r\ntoo long")
     async with open_fake_openai_chat(script=script) as fake:
         with pytest.raises(UpstreamFailed, match="gpu answered 400: too long") as caught:
@@ -278,7 +279,7 @@ async def test_refusal_whose_body_breaks_off_is_still_that_refusal(upstream):
     assert caught.value.status == 400
 
 
-async def test_endless_refusal_is_cut(upstream):
+async def test_endless_refusal_is_cut(upstream, loopback_clock):
     async def endless(fake, request):
         await request.send_raw(b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:
@@ -290,7 +291,7 @@ async def test_endless_refusal_is_cut(upstream):
         await fake.statistics.until_no_connections()
 
 
-async def test_endless_answer_is_cut_at_16_mib(upstream):
+async def test_endless_answer_is_cut_at_16_mib(upstream, loopback_clock):
     async def endless(fake, request):
         await request.send_raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:
@@ -303,7 +304,7 @@ async def test_endless_answer_is_cut_at_16_mib(upstream):
 
 @pytest.mark.parametrize("phase", DEATHS)
 @pytest.mark.parametrize("die", [raw, reset_after], ids=["closed", "reset"])
-async def test_backend_that_dies_in_any_phase_is_a_failure_after_what_it_said(upstream, phase, die):
+async def test_backend_that_dies_in_any_phase_is_a_failure_after_what_it_said(upstream, loopback_clock, phase, die):
     async with open_fake_openai_chat(script=die(DEATHS[phase])) as fake:
         with pytest.raises(UpstreamFailed, match="closed the connection before its answer was complete"):
             await stream(BACKEND, language_call(fake.base_url, stream=True), upstream)
@@ -312,7 +313,7 @@ async def test_backend_that_dies_in_any_phase_is_a_failure_after_what_it_said(up
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("after_s", [1, 75])
-async def test_cancelled_call_aborts_the_backend_at_once(nursery, upstream, streamed, after_s):
+async def test_cancelled_call_aborts_the_backend_at_once(nursery, upstream, loopback_clock, streamed, after_s):
     async with open_fake_openai_chat() as fake:
         fake.first_word_s, fake.word_s, fake.words = 50, 20, ["a"] * 100
         if not streamed:
@@ -331,13 +332,12 @@ async def _cancel_later(fake, scope, after_s):
     scope.cancel()
 
 
-async def test_stream_may_be_left_in_another_task(nursery, upstream):
+async def test_stream_may_be_left_in_another_task(nursery, upstream, loopback_clock):
     async with open_fake_openai_chat() as fake:
         fake.word_s = 10
         manager = BACKEND.stream(language_call(fake.base_url, stream=True), upstream)
         source = await manager.__aenter__()
         assert await source.receive()
-        async with trio.open_nursery() as inner:
-            inner.start_soon(partial(manager.__aexit__, None, None, None))
+        nursery.start_soon(manager.__aexit__, None, None, None)
         with trio.fail_after(0.05):
             await fake.changes.until(lambda: fake.aborted == 1)

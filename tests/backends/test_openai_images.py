@@ -142,7 +142,7 @@ async def test_server_that_cannot_stop_keeps_the_slot_until_it_answers(nursery, 
     async with open_upstream(Settings()) as upstream, open_fake_openai_images(drawing_s=10) as fake:
         fake.stoppable = False
         drawing = Drawing()
-        nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url), upstream)
+        nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url, unstoppable=True), upstream)
         await fake.until_drawing()
         await trio.sleep(1)
         drawing.scope.cancel()
@@ -155,7 +155,9 @@ async def test_server_that_cannot_stop_keeps_the_slot_to_the_bound_and_no_longer
     async with open_upstream(Settings()) as upstream, open_fake_openai_images(drawing_s=1000) as fake:
         fake.stoppable = False
         drawing = Drawing()
-        nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url, cancel_timeout_s=7), upstream)
+        nursery.start_soon(
+            drawing.run, BACKEND, image_call(fake.base_url, cancel_timeout_s=7, unstoppable=True), upstream
+        )
         await fake.until_drawing()
         await trio.sleep(1)
         drawing.scope.cancel()

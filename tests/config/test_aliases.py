@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.config.aliases import Alias, AliasMistake, parse_aliases, read_alias
+from appliance.config.alias import Alias, AliasMistake, read_alias
+from appliance.config.aliases import parse_aliases
 from appliance.config.backends import embedded_backends
 from appliance.config.settings import Settings
 from tests.config.conftest import Load, Refuse

@@ -162,6 +162,7 @@ def test_a_file_without_a_real_model_leaves_the_talking_to_the_mock(
 ) -> None:
     configuration = load(BACKENDS_CONFIG_PATH=backends_file(_file(entry)), MOCK_CHAT_SCRIPT="builtin")
     assert configuration.settings.default_backend == "mock"
+    assert configuration.origins["default_backend"].startswith("MOCK_CHAT_SCRIPT")
 
 
 def test_the_mock_can_be_the_default_on_purpose(load: Load) -> None:

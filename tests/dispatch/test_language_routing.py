@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.config.aliases import Alias
+from appliance.config.alias import Alias
 from appliance.config.classes import BackendClass, Backends, Models, Provider, capabilities_of, default_health
 from appliance.config.settings import Settings
 from appliance.dispatch.caps import apply_caps

@@ -19,7 +19,7 @@ OK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 class FakeOpenAIImages:
     """`drawing_s`: how long a picture takes. `script`: what to do instead, see SCRIPTS.
 
-    `stoppable` False: stable-diffusion.cpp's server, which draws to the end and says what it is at a route of its own.
+    `stoppable` False: stable-diffusion.cpp's server, which draws to the end and says what it is in its list of models.
     `aborted`: drawings given up because the client hung up; the GPU of this server is free at that moment.
     """
 
@@ -72,10 +72,7 @@ async def open_fake_openai_images(
 
 async def _handle(fake: FakeOpenAIImages, request: Request) -> None:
     if request.method == "GET" and request.path in ("/v1/models", "/health", "/healthz", "/readyz"):
-        await request.respond_json(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
-        return
-    if request.path == "/sdcpp/v1/capabilities" and not fake.stoppable:
-        await request.respond_json(200, {"mode": "img_gen"})
+        await request.respond_json(200, {"object": "list", "data": [{"id": "fake" if fake.stoppable else "sd-cpp-local", "object": "model"}]})
         return
     if request.path.startswith("/picture"):
         await request.respond(200, png(8, 8), {"Content-Type": "image/png"})

@@ -24,6 +24,7 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments
         [{"role": "assistant", "content": None, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": {}}}]}],
         [{"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}],
         [{"role": "function", "name": "f", "content": None}],
+        [{"role": "assistant", "content": None, "tool_calls": [{"id": "a", "function": {"name": "f"}}]}],
         [{"role": "user", "content": "x", "name": "ann", "cache_control": {"type": "ephemeral"}}],
     ],
 )
@@ -84,6 +85,25 @@ def test_messages_as_real_clients_send_them_are_taken(messages: list[Any]) -> No
             "invalid_type",
         ),
         ({"role": "user", "content": "x", "name": 1}, "messages[0].name", "invalid_type"),
+        ({"role": "assistant", "content": [5], "tool_calls": [CALL]}, "messages[0].content[0]", "invalid_type"),
+        ({"role": "user", "content": [{"type": 5}]}, "messages[0].content[0].type", "invalid_type"),
+        (
+            {"role": "user", "content": [{"type": "input_audio", "input_audio": "x"}]},
+            "messages[0].content[0].input_audio",
+            "invalid_type",
+        ),
+        ({"role": "assistant", "tool_calls": ["f"]}, "messages[0].tool_calls[0]", "invalid_type"),
+        ({"role": "assistant", "tool_calls": [{"id": 5}]}, "messages[0].tool_calls[0].id", "invalid_type"),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "a", "function": "f"}]},
+            "messages[0].tool_calls[0].function",
+            "invalid_type",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "a", "function": {}}]},
+            "messages[0].tool_calls[0].function.name",
+            "missing_required_parameter",
+        ),
     ],
 )
 def test_a_message_that_is_wrong_is_refused_with_its_place(message: Any, param: str, code: str) -> None:

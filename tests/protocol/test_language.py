@@ -69,6 +69,7 @@ def test_what_the_gateway_asks_of_a_request_is_read_from_it() -> None:
     assert (request.model, request.stream, request.include_usage, request.has_tools) == ("auto", True, True, True)
     assert not parse("chat", tools=[]).has_tools
     assert parse("chat", functions=[{"name": "f"}]).has_tools
+    assert not parse("embeddings", tools=[TOOL]).has_tools
 
 
 WRONG: list[tuple[LanguageKind, dict[str, Any], str, str]] = [
@@ -103,7 +104,7 @@ WRONG: list[tuple[LanguageKind, dict[str, Any], str, str]] = [
     ("chat", {"tools": TOOL}, "tools", "invalid_type"),
     ("chat", {"tools": [{"type": "retrieval"}]}, "tools[0].type", "invalid_value"),
     ("chat", {"tools": [TOOL, {"type": "function"}]}, "tools[1].function", "missing_required_parameter"),
-    ("chat", {"tools": [{"type": "function", "function": {"name": " "}}]}, "tools[0].function.name", "empty_string"),
+    ("chat", {"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name", "empty_string"),
     (
         "chat",
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": "{}"}}]},
@@ -111,6 +112,18 @@ WRONG: list[tuple[LanguageKind, dict[str, Any], str, str]] = [
         "invalid_type",
     ),
     ("chat", {"functions": [{}]}, "functions[0].name", "missing_required_parameter"),
+    ("chat", {"tools": ["f"]}, "tools[0]", "invalid_type"),
+    ("chat", {"tools": [{"type": "function", "function": "f"}]}, "tools[0].function", "invalid_type"),
+    ("chat", {"tool_choice": {"type": 5}}, "tool_choice.type", "invalid_type"),
+    ("chat", {"tool_choice": {"type": "function", "function": "f"}}, "tool_choice.function", "invalid_type"),
+    (
+        "chat",
+        {"tool_choice": {"type": "function", "function": {"name": ""}}},
+        "tool_choice.function.name",
+        "empty_string",
+    ),
+    ("chat", {"function_call": 5}, "function_call", "invalid_type"),
+    ("chat", {"function_call": {"name": ""}}, "function_call.name", "empty_string"),
     ("chat", {"tool_choice": "maybe"}, "tool_choice", "invalid_value"),
     ("chat", {"tool_choice": 1}, "tool_choice", "invalid_type"),
     ("chat", {"tool_choice": {"type": "function"}}, "tool_choice.function", "missing_required_parameter"),
@@ -140,14 +153,16 @@ WRONG: list[tuple[LanguageKind, dict[str, Any], str, str]] = [
     ("completions", {"stream_options": {}}, "stream_options", "invalid_value"),
     ("embeddings", {"input": ""}, "input", "empty_string"),
     ("embeddings", {"input": []}, "input", "empty_array"),
-    ("embeddings", {"input": ["a", " "]}, "input[1]", "empty_string"),
+    ("embeddings", {"input": ["a", ""]}, "input[1]", "empty_string"),
     ("embeddings", {"input": ["a"] * 2049}, "input", "array_above_max_length"),
     ("embeddings", {"input": {"text": "a"}}, "input", "invalid_type"),
     ("embeddings", {"encoding_format": "int8"}, "encoding_format", "invalid_value"),
+    ("embeddings", {"encoding_format": 5}, "encoding_format", "invalid_type"),
     ("embeddings", {"dimensions": 0}, "dimensions", "integer_below_min_value"),
     ("embeddings", {"stream": True}, "stream", "invalid_value"),
     ("rerank", {"query": None}, "query", "missing_required_parameter"),
-    ("rerank", {"query": " "}, "query", "empty_string"),
+    ("rerank", {"query": 5}, "query", "invalid_type"),
+    ("rerank", {"query": ""}, "query", "empty_string"),
     ("rerank", {"documents": None}, "documents", "missing_required_parameter"),
     ("rerank", {"documents": []}, "documents", "empty_array"),
     ("rerank", {"documents": "a"}, "documents", "invalid_type"),
@@ -175,11 +190,15 @@ def test_a_field_that_is_wrong_is_refused_by_name(
         ("chat", {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [TOOL]}),
         ("chat", {"response_format": {"type": "json_object", "schema": {}}, "reasoning_effort": "high"}),
         ("completions", {"prompt": [1, 2], "max_tokens": 0, "echo": True, "logprobs": 5, "suffix": ""}),
+        ("chat", {"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}, "function_call": {"name": "f"}}),
+        ("chat", {"model": "m" * 256}),
+        ("embeddings", {"stream": False}),
         ("completions", {"prompt": [[1], [2, 3]]}),
         ("completions", {"prompt": ["", "b"], "stream": True}),
         ("embeddings", {"input": [[1], [2]], "encoding_format": "base64", "dimensions": 1}),
         ("embeddings", {"input": ["a"] * 2048}),
         ("embeddings", {"input": [1, 2, 3]}),
+        ("embeddings", {"input": [" ", "\n"]}),
         ("rerank", {"documents": [{"text": "a", "title": "t"}, ""], "top_n": 5, "return_documents": False}),
     ],
 )
@@ -192,8 +211,12 @@ def test_a_refusal_says_what_to_send_instead() -> None:
         "Invalid 'temperature': decimal above maximum value. Expected a value <= 2, but got 3 instead."
     )
     assert refusal("chat", n="2").message == "Invalid type for 'n': expected an integer, but got a string instead."
+    assert "expected a string or an array of strings, but got an integer" in refusal("chat", stop=5).message
+    assert "expected a string, or an array of strings or tokens" in refusal("embeddings", input={}).message
     assert "'system', 'developer', 'user'" in refusal("chat", messages=[{"role": "x" * 500}]).message
-    assert len(refusal("chat", messages=[{"role": "x" * 500}]).message) < 250
+    assert f"'{'x' * 64}...'" in refusal("chat", messages=[{"role": "x" * 500}]).message
+    assert f"'{'x' * 64}'" in refusal("chat", messages=[{"role": "x" * 64}]).message
+    assert "'a?b'" in refusal("chat", messages=[{"role": "a\nb"}]).message
 
 
 json_values = st.recursive(
@@ -241,7 +264,7 @@ def test_a_body_that_nothing_was_changed_in_keeps_its_bytes() -> None:
 
 
 def test_a_changed_body_has_no_raw_bytes_and_leaves_the_request_as_it_was() -> None:
-    request = parse("chat", model="a:m", max_tokens=5, top_k=1)
+    request = parse("chat", model="a:m", max_tokens=5, top_k=1, stop=None)
     body, raw = with_body(request, {"model": "m", "max_tokens": None, "seed": 1})
-    assert (body, raw) == ({"messages": HELLO, "model": "m", "top_k": 1, "seed": 1}, None)
+    assert (body, raw) == ({"messages": HELLO, "model": "m", "top_k": 1, "stop": None, "seed": 1}, None)
     assert request.body["model"] == "a:m"

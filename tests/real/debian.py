@@ -26,14 +26,19 @@ def find_promtool() -> Path:
     return _find("promtool", package="prometheus")
 
 
-def _find(program: str, *, package: str) -> Path:
+def find_nginx() -> Path:
+    """The nginx server. Raises NotAvailable."""
+    return _find("nginx", package="nginx", folder="sbin")
+
+
+def _find(program: str, *, package: str, folder: str = "bin") -> Path:
     if found := shutil.which(program):
         return Path(found)
     try:
-        folder = make_once(cache_dir() / f"debian-{package}", lambda scratch: _unpack(package, scratch))
+        root = make_once(cache_dir() / f"debian-{package}", lambda scratch: _unpack(package, scratch))
     except (OSError, subprocess.SubprocessError) as problem:
         raise NotAvailable(f"{program} is not on PATH, and its package: {type(problem).__name__}") from problem
-    unpacked = folder / "usr" / "bin" / program
+    unpacked = root / "usr" / folder / program
     if not unpacked.exists():
         raise NotAvailable(f"the package {package} has no {program}")
     return unpacked

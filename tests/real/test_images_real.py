@@ -99,7 +99,7 @@ async def test_death_on_the_first_picture_is_502_and_a_restart_heals_it(sd_serve
 async def test_slot_of_a_cut_off_call_comes_back_when_the_real_server_is_idle(nursery, sd_server, tmp_path, name):
     async with open_real(sd_server, tmp_path) as (upstream, running):
         drawing = Drawing()
-        call = image_call(running.base_url, size=(384, 384), options={"steps": 2, "cfg_scale": 1.0})
+        call = image_call(running.base_url, size=(384, 384), options={"steps": 2, "cfg_scale": 1.0}, unstoppable=True)
         nursery.start_soon(drawing.run, IMAGE_BACKENDS[name], call, upstream)
         while running.drawings()[0] == 0:  # noqa: ASYNC110 - a log file has no event
             await trio.sleep(0.01)

@@ -156,7 +156,7 @@ async def test_a_group_with_one_error_of_ours_answers_with_it(tmp_path: Path) ->
                 raise InvalidRequest("inner")
 
         house.site.api._app = app
-        answer = await house.ask("GET", "/health", headers={})
+        answer = await house.ask("GET", "/stand-in")
     assert (answer.status, answer.json()["error"]["message"]) == (400, "inner")
 
 
@@ -177,7 +177,7 @@ async def test_what_a_request_holds_is_given_back_in_reverse_and_even_when_one_t
             raise RuntimeError
 
         house.site.api._app = app
-        answer = await house.ask("GET", "/health", headers={})
+        answer = await house.ask("GET", "/stand-in")
     assert answer.status == 500
     assert given_back == ["second", "first"]
     assert [line["event"] for line in house.logged] == ["request_failed", "request_failed"]
@@ -192,7 +192,7 @@ async def test_an_answer_that_has_begun_is_cut_and_not_mended(tmp_path: Path, nu
             raise RuntimeError
 
         house.site.api._app = app
-        async with open_call(nursery, house.site.api, "GET", "/health") as exchange:
+        async with open_call(nursery, house.site.api, "GET", "/stand-in", headers=AUTH) as exchange:
             await exchange.app_done.wait()
             assert (exchange.status, await exchange.body(), exchange.complete) == (200, b"half", False)
         [line] = journal_lines(house)

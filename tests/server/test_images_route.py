@@ -204,3 +204,14 @@ async def test_tls_and_a_trusted_proxy_decide_the_scheme_of_urls(tmp_path: Path)
         assert (await url(house, "https", "127.0.0.1")).startswith("https://localhost/")
         assert (await url(house, "http", "127.0.0.1")).startswith("http://localhost/")
         assert (await url(house, "http", "10.0.0.1")).startswith("https://localhost/")
+
+
+async def test_a_server_that_is_known_to_draw_to_the_end_is_asked_to_be_held(
+    tmp_path: Path, backend: GatedBackend, drawing: dict[str, str]
+) -> None:
+    backend.gate.set()
+    async with open_house(tmp_path, **drawing) as house:
+        await house.draw(response_format="b64_json")
+        house.components.health.record("gpu_heavy", Health(required=False, unstoppable=True))
+        await house.draw(response_format="b64_json")
+    assert [call.unstoppable for call in backend.calls] == [False, True]

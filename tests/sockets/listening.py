@@ -1,4 +1,4 @@
-"""Helpers: a listener on a loopback port, a raw client, and small applications to put behind it."""
+"""Listening: a listener on a loopback port, a raw client, and small applications to put behind it."""
 
 import os
 import ssl
@@ -104,7 +104,7 @@ def descriptors() -> int:
 
 
 async def read_body(receive: Any) -> bytes:
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -216,8 +216,8 @@ async def test_cancelled_stream_finishes_its_chunk_and_has_a_last_word(autojump_
     async with wired(relay) as wire:
         await wire.client.send_all(GET)
         await wire.client.receive_some(100)
-        wire.session.drain()
-        wire.session.cancel_requests()
+        wire.conversation.drain()
+        wire.conversation.cancel_requests()
         got = await wire.read()
     assert got.endswith(b"data: error\n\n\r\n0\r\n\r\n")
     assert wire.refusals == []

@@ -121,7 +121,7 @@ async def test_stall_deadline_starts_anew_with_every_byte_taken(autojump_clock: 
 
 
 async def test_body_that_nobody_reads_is_held_up_and_a_disconnect_is_not() -> None:
-    call = RunningRequest()
+    call = RunningRequest({})
     await call.put(body(b"x" * HELD_BYTES))
     with trio.move_on_after(0.01) as scope:
         await call.put(body(b"x"))
@@ -133,7 +133,7 @@ async def test_body_that_nobody_reads_is_held_up_and_a_disconnect_is_not() -> No
 
 
 async def test_tiny_pieces_count_with_what_they_cost() -> None:
-    call = RunningRequest()
+    call = RunningRequest({})
     pieces = 0
     with trio.move_on_after(0.2) as scope:
         while True:
@@ -144,7 +144,7 @@ async def test_tiny_pieces_count_with_what_they_cost() -> None:
 
 
 async def test_reading_makes_room_for_the_next_piece(nursery: trio.Nursery) -> None:
-    call = RunningRequest()
+    call = RunningRequest({})
     await call.put(body(b"1" * HELD_BYTES))
     nursery.start_soon(call.put, body(b"2", more=False))
     await wait_all_tasks_blocked()
@@ -153,7 +153,7 @@ async def test_reading_makes_room_for_the_next_piece(nursery: trio.Nursery) -> N
 
 
 async def test_second_piece_in_a_row_lets_others_run() -> None:
-    call = RunningRequest()
+    call = RunningRequest({})
     await call.put(body(b"1"))
     with assert_checkpoints():
         await call.put(body(b"2"))
@@ -162,7 +162,7 @@ async def test_second_piece_in_a_row_lets_others_run() -> None:
 
 
 async def test_only_a_call_without_a_complete_answer_gets_a_deadline() -> None:
-    answered, open_call = RunningRequest(), RunningRequest()
+    answered, open_call = RunningRequest({}), RunningRequest({})
     answered.close()
     answered.leave(5)
     open_call.leave(5)

@@ -18,6 +18,7 @@ ACCEPTED = [
     b"POST / HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: Chunked\r\nExpect: 100-Continue\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: g\r\nX-Empty:\r\nX-Name: J\xc3\xbcrgen\tK\r\nConnection: keep-alive, close\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost:  g \t\r\nX-A:\tb c\t \r\n\r\n",
     b"OPTIONS / HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer x\r\n\r\n",
 ]
 
@@ -54,13 +55,13 @@ REFUSED = [
     (b"GET / HTTP/1.1\r\n" + HOST + b"X-\xe9: b\r\n\r\n", 400),
     (b"\r\nGET / HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     # doubled, missing, odd
-    (b"GET / HTTP/1.1\r\n" + HOST + b"Authorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\n" + HOST + b"Host: other\r\n\r\n", 400),
     (b"GET / HTTP/1.0\r\n" + HOST + b"Host: other\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: user@b\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: b/c\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nExpect: 100-continue\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Type: a/b\r\nContent-Type: c/d\r\n\r\n", 400),
     # request line
     (b"GET  / HTTP/1.1\r\n" + HOST + b"\r\n", 400),
@@ -119,7 +120,17 @@ def test_no_beginning_of_a_good_head_is_refused(raw: bytes) -> None:
         assert check_head(raw[:length]) is None
 
 
-@pytest.mark.parametrize("raw", [b"\x00", b"\x80\x01", b"GET / HTTP/1.1\nHo", b"GET \x01", b"GET / HTTP/1.1\r\nA: \rb"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x00",
+        b"\x80\x01",
+        b"GET / HTTP/1.1\nHo",
+        b"GET \x01",
+        b"GET / HTTP/1.1\r\nA: \rb",
+        b"GET / HTTP/1.1\r\nA: b\x00",
+    ],
+)
 def test_garbage_is_refused_before_the_head_is_complete(raw: bytes) -> None:
     fault = check_head(raw)
     assert fault is not None
@@ -134,7 +145,7 @@ def test_hundred_fields_and_sixteen_kilobytes_are_just_accepted() -> None:
 
 
 def test_messages_never_repeat_what_the_client_sent() -> None:
-    fault = check_head(b"GET / HTTP/1.1\r\n" + HOST + b"Authorization: s3cret\r\nAuthorization: s3cret\r\n\r\n")
+    fault = check_head(b"GET / HTTP/1.1\r\n" + HOST + b"Content-Type: s3cret\r\nContent-Type: s3cret\r\n\r\n")
     assert fault is not None
     assert "s3cret" not in fault.message
 
@@ -157,9 +168,17 @@ composed = st.builds(
 @settings(max_examples=400, deadline=None)
 @given(composed)
 def test_an_accepted_head_is_parsed_identically_by_h11(raw: bytes) -> None:
-    end = raw.find(b"\r\n\r\n")
-    if end < 0 or check_head(raw) is not None:
-        return
+    if b"\r\n\r\n" in raw and check_head(raw) is None:
+        assert_h11_agrees(raw)
+
+
+@pytest.mark.parametrize("raw", ACCEPTED)
+def test_plain_heads_are_parsed_identically_by_h11(raw: bytes) -> None:
+    assert_h11_agrees(raw)
+
+
+def assert_h11_agrees(raw: bytes) -> None:
+    end = raw.index(b"\r\n\r\n")
     head = parse_head(raw[: end + 2])
     assert isinstance(head, Head)
     peer = h11.Connection(h11.SERVER)

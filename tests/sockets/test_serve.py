@@ -189,3 +189,30 @@ def test_a_first_start_makes_a_token_and_shows_it_once(tmp_path: Path) -> None:
     with start_gateway(tmp_path, {"GATEWAY_BEARER_TOKEN": ""}) as gateway:
         assert token not in gateway.text()
         assert httpx.get(gateway.url + "/v1/gateway/status", headers=AUTH, trust_env=False).status_code == 401
+
+
+def test_a_body_that_never_ends_is_one_408_and_one_journal_line(tmp_path: Path) -> None:
+    settings = {"BODY_IDLE_TIMEOUT_SEC": "0.3"}
+    with start_gateway(tmp_path, settings) as gateway:
+        host, _, port = gateway.url.removeprefix("http://").partition(":")
+        head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{{".encode())
+            answer = b""
+            while piece := client.recv(65536):
+                answer += piece
+        assert answer.startswith(b"HTTP/1.1 408")
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait_exit() == 0
+    [line] = [json.loads(line) for line in (tmp_path / "state" / "requests.jsonl").read_text().splitlines()]
+    assert (line["status"], line["code"], line["outcome"]) == (408, "request_timeout", "completed")
+    assert line["request_id"].encode() in answer
+
+
+def test_two_authorization_headers_are_401(tmp_path: Path) -> None:
+    with start_gateway(tmp_path) as gateway:
+        host, _, port = gateway.url.removeprefix("http://").partition(":")
+        twice = f"Authorization: Bearer {TOKEN}\r\n" * 2
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n{twice}Connection: close\r\n\r\n".encode())
+            assert client.recv(65536).startswith(b"HTTP/1.1 401")

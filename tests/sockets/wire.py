@@ -1,4 +1,4 @@
-"""Helpers: one connection in memory, so that minutes of deadlines pass in no time."""
+"""Wire: one connection in memory, so that minutes of deadlines pass in no time."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import trio
 from trio.testing import memory_stream_pair
 
-from appliance.server.connection import hypercorn_sessions
+from appliance.server.connection import hypercorn_conversations
 from appliance.server.connection_link import Link
 from appliance.server.connection_transport import Transport
-from appliance.server.listener import Session
+from appliance.server.listener import Conversation
 from appliance.server.listener_limits import ListenerLimits, Refusal
 from tests.sockets.listening import App
 
@@ -23,7 +23,7 @@ class Wire:
 
     client: MemoryStream
     link: Link
-    session: Session
+    conversation: Conversation
     refusals: list[Refusal] = field(default_factory=list)
     crashes: list[BaseException] = field(default_factory=list)
     ended: trio.Event = field(default_factory=trio.Event)
@@ -68,10 +68,10 @@ async def wired(app: App, limits: ListenerLimits | None = None, *, reads_nothing
 
     transport = Transport(server, close, write_stall_timeout_s=limits.write_stall_timeout_s)
     link = Link(transport, transport, limits=limits, refuse=refuse, peer=("192.0.2.7", 4711), local=("192.0.2.1", 8800))
-    wire = Wire(client, link, hypercorn_sessions(app, limits, crashes.append)(link), refusals, crashes)
+    wire = Wire(client, link, hypercorn_conversations(app, limits, crashes.append)(link), refusals, crashes)
 
     async def run() -> None:
-        await wire.session.run()
+        await wire.conversation.run()
         wire.ended.set()
 
     async with trio.open_nursery() as nursery:

@@ -1,5 +1,7 @@
 """Streams in memory: deadlines, interrupted reads, caps, and what leaving does, on a clock that jumps."""
 
+import gc
+import weakref
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -255,8 +257,8 @@ async def test_stream_may_be_left_in_another_task_than_it_was_entered(nursery, a
     manager = backend.open()
     with trio.CancelScope():  # the enterer's own scope is closed before the stream is
         stream = await manager.__aenter__()
-    async with trio.open_nursery() as inner:
-        inner.start_soon(manager.__aexit__, None, None, None)
+    nursery.start_soon(manager.__aexit__, None, None, None)
+    await wait_all_tasks_blocked()
     with pytest.raises(trio.ClosedResourceError):
         await stream._connection.receive_some()
 
@@ -328,3 +330,15 @@ async def test_backend_is_told_of_before_the_first_byte_goes_out(nursery, autoju
     async with backend.open(call(on_connected=lambda: told.append(trio.current_time()))):
         pass
     assert told == [1]
+
+
+async def test_closed_stream_leaves_nothing_to_the_garbage_collector(nursery, autojump_clock):
+    gc.disable()
+    try:
+        async with opened(nursery, chunk(b"a") + END) as stream:
+            await everything(stream)
+            reader = weakref.ref(stream._reader)
+        del stream
+        assert reader() is None
+    finally:
+        gc.enable()

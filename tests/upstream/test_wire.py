@@ -1,5 +1,6 @@
 """The reader of responses: any cut gives the same, the hostile is a problem in words, nothing is ever raised."""
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -167,7 +168,7 @@ def test_body_that_breaks_gives_what_came_before_and_then_the_problem(name):
 
 def cut(wire, places):
     edges = [0, *sorted(place % (len(wire) + 1) for place in places), len(wire)]
-    return [wire[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [wire[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
 SMALL = [wire for wire, *_ in [*GOOD.values(), *HEAD_PROBLEMS.values(), *BODY_PROBLEMS.values()] if len(wire) < 4000]

@@ -33,6 +33,11 @@ def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
     return Figure(name, value, unit, f"<= {limit:g}", "met" if value <= limit else "missed")
 
 
+def at_least(name: str, value: float, unit: str, limit: float) -> Figure:
+    """A figure that should reach a limit; below it is slow, not wrong."""
+    return Figure(name, value, unit, f">= {limit:g}", "met" if value >= limit else "missed")
+
+
 def exactly(name: str, value: float, unit: str, wanted: float) -> Figure:
     """A figure that a promise fixes; any other is wrong."""
     return Figure(name, value, unit, f"{wanted:g}", "met" if value == wanted else "WRONG")

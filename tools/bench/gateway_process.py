@@ -21,7 +21,7 @@ SLOTS = "gpu_heavy.images"
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """The slots of the image class, as the gateway tells them."""
+    """The slots of one class and capability, as the gateway tells them."""
 
     limit: int
     available: int
@@ -37,16 +37,16 @@ class GatewayProcess:
     observability_port: int
     token: str
 
-    async def slots(self) -> Slots:
+    async def slots(self, which: str = SLOTS) -> Slots:
         """Ask for the slots. Raises ConnectionError."""
         status = await fetch_json(self.port, "/v1/gateway/status", self.token)
-        found = status["admission_control"][SLOTS]
+        found = status["admission_control"][which]
         return Slots(found["limit"], found["available"], found["inflight"])
 
-    async def wait_for_inflight(self, wanted: int, timeout_s: float) -> bool:
+    async def wait_for_inflight(self, wanted: int, timeout_s: float, which: str = SLOTS) -> bool:
         """Ask until so many slots are taken; False if that does not happen in time."""
         with trio.move_on_after(timeout_s):
-            while (await self.slots()).inflight != wanted:  # noqa: ASYNC110 - another process: nothing tells us
+            while (await self.slots(which)).inflight != wanted:  # noqa: ASYNC110 - another process: nothing tells us
                 await trio.sleep(0.002)
             return True
         return False

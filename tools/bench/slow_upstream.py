@@ -43,9 +43,9 @@ class SlowUpstream:
         async with stream:
             try:
                 while True:
-                    head, body, buffer = await _read_request(stream, buffer)
+                    head, body, buffer = await read_request(stream, buffer)
                     await self._answer(stream, head, body)
-            except (trio.BrokenResourceError, _HungUpError):
+            except (trio.BrokenResourceError, HungUp):
                 return
 
     async def _answer(self, stream: trio.SocketStream, head: bytes, body: bytes) -> None:
@@ -65,10 +65,10 @@ class SlowUpstream:
         finally:
             seen.left_s = time.perf_counter()
             seen.left.set()
-        raise _HungUpError
+        raise HungUp
 
 
-class _HungUpError(Exception):
+class HungUp(Exception):
     """The client closed its side."""
 
 
@@ -88,7 +88,7 @@ def _response(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-async def _read_request(stream: trio.SocketStream, buffer: bytes) -> tuple[bytes, bytes, bytes]:
+async def read_request(stream: trio.SocketStream, buffer: bytes) -> tuple[bytes, bytes, bytes]:
     """Head, body, and what came after. Trusts the gateway's framing: Content-Length only."""
     while b"\r\n\r\n" not in buffer:
         buffer += await _more(stream)
@@ -105,5 +105,5 @@ async def _read_request(stream: trio.SocketStream, buffer: bytes) -> tuple[bytes
 async def _more(stream: trio.SocketStream) -> bytes:
     data = await stream.receive_some(65536)
     if not data:
-        raise _HungUpError
+        raise HungUp
     return data

@@ -2,34 +2,34 @@
 
 from typing import Any
 
-from quart import Response
-from quart_trio import QuartTrio
-
 from appliance.components import Components
-from appliance.server.app import json_response
+from appliance.server.exchange import Answer, ExactRoutes, Request, json_answer
 from appliance.server.healthviews import readiness, upstreams
 
 
-def add_health_routes(app: QuartTrio, components: Components) -> None:
-    """Contract 2. Quart answers HEAD wherever it answers GET."""
+def health_routes(components: Components) -> ExactRoutes:
+    """Contract 2."""
 
-    @app.get("/health")
-    async def health() -> Response:
+    async def health(_request: Request) -> Answer:
         if components.lifecycle.draining:
-            return json_response({"ok": False, "draining": True}, 503)
-        return json_response({"ok": True})
+            return json_answer({"ok": False, "draining": True}, 503)
+        return json_answer({"ok": True})
 
-    @app.get("/readyz")
-    async def readyz() -> Response:
+    async def readyz(_request: Request) -> Answer:
         ready = components.health.all_required_ready() and not components.lifecycle.draining
         answer: dict[str, Any] = {"ok": ready, "ready": ready, "backends": readiness(components.health)}
         if components.lifecycle.draining:
             answer["draining"] = True
         if warnings := components.warnings():
             answer["warnings"] = warnings
-        return json_response(answer, 200 if ready else 503)
+        return json_answer(answer, 200 if ready else 503)
 
-    @app.get("/health/upstreams")
-    async def health_upstreams() -> Response:
+    async def health_upstreams(_request: Request) -> Answer:
         found = upstreams(components.health)
-        return json_response({"ok": all(entry["ok"] for entry in found.values()), "upstreams": found})
+        return json_answer({"ok": all(entry["ok"] for entry in found.values()), "upstreams": found})
+
+    return {
+        "/health": {"GET": health},
+        "/readyz": {"GET": readyz},
+        "/health/upstreams": {"GET": health_upstreams},
+    }

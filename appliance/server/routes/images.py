@@ -4,7 +4,8 @@ import time
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qs
 
-from quart import Response, request
+from quart import Response
+from quart import request as quart_request
 from quart_trio import QuartTrio
 
 from appliance.components import Components
@@ -14,7 +15,10 @@ from appliance.protocol.errors import InvalidRequest, NotFound, Unauthenticated
 from appliance.protocol.images import Image, image_answer, image_item, parse_image_request
 from appliance.protocol.magic import EXTENSION, MIME
 from appliance.server.access import Head
-from appliance.server.app import current_visit, json_response, read_json
+from appliance.server.app import current_visit
+from appliance.server.exchange import Answer, ExactRoutes, Request, json_answer
+from appliance.server.language import routing_headers
+from appliance.server.visit import Visit
 from appliance.storage.images import ImageReader
 
 IMAGES_PATH = "/ui/images/"
@@ -23,22 +27,28 @@ PIECE_BYTES = 262_144
 _TYPE_BY_EXTENSION = {extension: kind for kind, extension in EXTENSION.items()}
 
 
-def add_image_routes(app: QuartTrio, components: Components) -> None:
-    """Contract 4."""
+def generation_routes(components: Components) -> ExactRoutes:
+    """Contract 4: drawing."""
 
-    @app.post("/v1/images/generations")
-    async def generate() -> Response:
-        visit = current_visit()
-        wanted = parse_image_request(await read_json(), max_pixels=components.settings.images_max_pixels)
+    async def generate(request: Request) -> Answer:
+        visit = request.visit
+        wanted = parse_image_request(request.json(), max_pixels=components.settings.images_max_pixels)
         if wanted.stream:
             raise InvalidRequest("Pictures are not streamed yet: leave stream out.", param="stream")
-        drawing = await draw_images(
-            components.dispatcher, visit.caller(), wanted, x_backend=request.headers.get("X-Backend")
-        )
-        visit.model = drawing.result.model or (drawing.model.model if drawing.model else None)
-        data = [await _item(components, drawing, image) for image in drawing.result.images]
+        x_backend = request.header(b"x-backend")
+        drawing = await draw_images(components.dispatcher, visit.caller(), wanted, x_backend=x_backend)
+        visit.model = _model(drawing)
+        data = [await _item(components, visit, drawing, image) for image in drawing.result.images]
         answer = image_answer(int(time.time()), data, _gateway_fields(drawing))
-        return json_response(answer, headers=_routing_headers(drawing))
+        return json_answer(
+            answer, headers=routing_headers(drawing.backend_class, _model(drawing), drawing.router_reason)
+        )
+
+    return {"/v1/images/generations": {"POST": generate}}
+
+
+def add_picture_route(app: QuartTrio, components: Components) -> None:
+    """Contract 4: handing out."""
 
     @app.get(f"{IMAGES_PATH}<name>")
     async def fetch(name: str) -> Response:
@@ -71,17 +81,17 @@ def is_signed_picture(head: Head, query: bytes) -> bool:
     )
 
 
-async def _item(components: Components, drawing: Drawing, image: Image) -> dict[str, str]:
+async def _item(components: Components, visit: Visit, drawing: Drawing, image: Image) -> dict[str, str]:
     if drawing.response_format == "b64_json":
         return image_item(image, None)
     stored = await components.images.save(image)
     name = f"{stored.sha256}.{stored.extension}"
     query = components.signer.sign(name, time.time())
-    return image_item(image, f"{current_visit().base_url}{IMAGES_PATH}{name}?{query}")
+    return image_item(image, f"{visit.base_url}{IMAGES_PATH}{name}?{query}")
 
 
 def _check_signature(components: Components, name: str) -> None:
-    query = parse_qs(request.query_string.decode("latin-1"))
+    query = parse_qs(quart_request.query_string.decode("latin-1"))
     expires, signature = query.get("exp", [""]), query.get("sig", [""])
     verdict = "invalid"
     if len(expires) == len(signature) == 1:
@@ -98,7 +108,7 @@ def _gateway_fields(drawing: Drawing) -> dict[str, object]:
         "backend_class": drawing.backend_class,
         "mime": MIME[result.images[0].type],
         "seed": result.seed,
-        "model": result.model or (drawing.model.model if drawing.model else None),
+        "model": _model(drawing),
         "model_reason": drawing.model.reason if drawing.model else None,
         "request": dict(result.request) if result.request is not None else None,
         "upstream": dict(result.upstream) if result.upstream is not None else None,
@@ -106,12 +116,9 @@ def _gateway_fields(drawing: Drawing) -> dict[str, object]:
     }
 
 
-def _routing_headers(drawing: Drawing) -> dict[str, str]:
-    headers = {"X-Backend-Used": drawing.backend_class, "X-Router-Reason": drawing.router_reason}
-    model = drawing.result.model or (drawing.model.model if drawing.model else None)
-    if model is not None and model.isascii() and model.isprintable():
-        headers["X-Model-Used"] = model
-    return headers
+def _model(drawing: Drawing) -> str | None:
+    """What the backend says it drew with, else what it was asked to."""
+    return drawing.result.model or (drawing.model.model if drawing.model else None)
 
 
 def _picture_headers(components: Components, extension: str) -> dict[str, str]:

@@ -6,21 +6,27 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from appliance.components import Components
-from appliance.config.aliases import Alias
+from appliance.config.alias import Alias
 from appliance.dispatch.catalogue import CatalogueEntry
 from appliance.server.app import json_response
+from appliance.server.exchange import Answer, ExactRoutes, Request, json_answer
 
 
-def add_model_routes(app: QuartTrio, components: Components) -> None:
-    """Contract 3."""
+def models_routes(components: Components) -> ExactRoutes:
+    """Contract 3: all of them."""
 
-    @app.get("/v1/models")
-    async def models() -> Response:
+    async def models(_request: Request) -> Answer:
         listed = await components.catalogue.list()
         answer: dict[str, Any] = {"object": "list", "data": [_shown(entry) for entry in listed.entries]}
         if listed.warnings:
             answer["warnings"] = list(listed.warnings)
-        return json_response(answer)
+        return json_answer(answer)
+
+    return {"/v1/models": {"GET": models}}
+
+
+def add_model_route(app: QuartTrio, components: Components) -> None:
+    """Contract 3: one of them. Ids may hold `/` and `:`."""
 
     @app.get("/v1/models/<path:model_id>")
     async def model(model_id: str) -> Response:

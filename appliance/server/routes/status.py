@@ -1,20 +1,17 @@
 """`/v1/gateway/status`: every slot with its holders, every class with its health."""
 
 import trio
-from quart import Response
-from quart_trio import QuartTrio
 
 from appliance import __version__
 from appliance.components import Components
-from appliance.server.app import json_response
+from appliance.server.exchange import Answer, ExactRoutes, Request, json_answer
 from appliance.server.healthviews import readiness
 
 
-def add_status_route(app: QuartTrio, components: Components) -> None:
+def status_routes(components: Components) -> ExactRoutes:
     """Contract 2."""
 
-    @app.get("/v1/gateway/status")
-    async def status() -> Response:
+    async def status(_request: Request) -> Answer:
         slots = {
             f"{slot.backend_class}.{slot.capability}": {
                 "limit": slot.limit,
@@ -26,7 +23,7 @@ def add_status_route(app: QuartTrio, components: Components) -> None:
             }
             for slot in components.leases.statistics()
         }
-        return json_response(
+        return json_answer(
             {
                 "admission_control": slots,
                 "backend_health": readiness(components.health),
@@ -34,3 +31,5 @@ def add_status_route(app: QuartTrio, components: Components) -> None:
                 "uptime_s": round(trio.current_time() - components.started_at, 3),
             }
         )
+
+    return {"/v1/gateway/status": {"GET": status}}

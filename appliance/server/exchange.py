@@ -1,0 +1,67 @@
+"""Exchange: what a route is given and what it gives back, free of any framework."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from appliance.protocol.canonical import compact_json
+from appliance.protocol.errors import InvalidRequest, UnsupportedMediaType
+from appliance.protocol.strictjson import parse_object
+from appliance.server.visit import Visit
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that was let in, its body read. Header names are lower case, as ASGI has them."""
+
+    visit: Visit
+    method: str
+    headers: Sequence[tuple[bytes, bytes]]
+    raw: bytes
+
+    def header(self, name: bytes) -> str | None:
+        """The one value of a header that is not a list. Raises InvalidRequest for one that was sent twice."""
+        values = [value for key, value in self.headers if key == name]
+        if len(values) > 1:
+            raise InvalidRequest(f"The header {name.decode()} was sent {len(values)} times: send it once.")
+        return values[0].decode("latin-1") if values else None
+
+    def json(self) -> dict[str, Any]:
+        """The body, parsed. Raises UnsupportedMediaType, InvalidRequest."""
+        check_json_type(self.header(b"content-type") or "")
+        return parse_object(self.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is sent: the whole body, or pieces as they come."""
+
+    body: bytes | AsyncGenerator[bytes, None]
+    status: int = 200
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Request], Awaitable[Answer]]
+ExactRoutes = Mapping[str, Mapping[str, Handler]]
+"""Path -> method -> handler, for paths without variables; GET answers HEAD too."""
+
+
+def json_answer(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    """Answer with JSON, compact."""
+    return Answer(compact_json(content), status, headers=headers or {})
+
+
+def check_json_type(content_type: str) -> None:
+    """Raises UnsupportedMediaType unless it is JSON in UTF-8 that was sent: a web form of another site is not."""
+    if content_type == JSON:
+        return
+    kind, _, parameters = content_type.partition(";")
+    if kind.strip().lower() != JSON:
+        raise UnsupportedMediaType(f"Send `Content-Type: {JSON}`.")
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in {"utf-8", "utf8"}:
+            raise UnsupportedMediaType(f"JSON is UTF-8: send `Content-Type: {JSON}`.")
