@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import trio
 
@@ -132,14 +133,16 @@ class _Process:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             if self._observability is not None:
-                await nursery.start(self._listen, self._site.observability, self._observability, None, stop)
+                await nursery.start(
+                    self._listen, "observability", self._site.observability, self._observability, None, stop
+                )
             yield
             stop.set()
 
     async def _serve_clients(self, announce: Callable[[], None]) -> None:
         async def listen(*, task_status: trio.TaskStatus[None]) -> None:
             stop = self._components.lifecycle.stop
-            await self._listen(self._site.api, self._api, self._tls, stop, task_status=task_status)
+            await self._listen("api", self._site.api, self._api, self._tls, stop, task_status=task_status)
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -149,6 +152,7 @@ class _Process:
 
     async def _listen(
         self,
+        name: Literal["api", "observability"],
         gateway: Gateway,
         bound: _Bound,
         tls: ssl.SSLContext | None,
@@ -157,6 +161,11 @@ class _Process:
         task_status: trio.TaskStatus[None],
     ) -> None:
         components = self._components
+
+        def count(change: int) -> None:
+            note = components.metrics.note_opened if change > 0 else components.metrics.note_closed
+            note(name)
+
         await run_listener(
             gateway,
             bound.sockets,
@@ -164,6 +173,7 @@ class _Process:
             ssl_context=tls,
             refuse=make_refuser(components),
             stop=stop,
+            on_count=count,
             on_crash=lambda fault: log_fault(components.log, "-", fault),
             task_status=task_status,
         )

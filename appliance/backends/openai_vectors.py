@@ -117,7 +117,7 @@ def _ranked(item: object, documents: list[Any], call: LanguageCall, *, echo: boo
     score = next((fields[key] for key in ("relevance_score", "score", "logit") if key in fields), None)
     if type(index) is not int or not 0 <= index < len(documents):
         raise _unusable(call, "a result whose index is none of the documents")
-    if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
+    if not _is_number(score) or not _is_finite([score]):
         raise _unusable(call, "a result without a score")
     document = documents[index]
     shown = {"document": {"text": document} if isinstance(document, str) else document} if echo else {}

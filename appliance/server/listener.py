@@ -57,6 +57,10 @@ class Conversation(Protocol):
 ConversationFactory = Callable[[Link], Conversation]
 
 
+def _ignore(_change: int) -> None:
+    return
+
+
 class _Guests:
     """The connections of one listener, oldest first."""
 
@@ -103,17 +107,18 @@ async def run_listener(
     on_crash: CrashReport,
     stop: trio.Event,
     ssl_context: ssl.SSLContext | None = None,
+    on_count: Callable[[int], None] = _ignore,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application on listening sockets until `stop` is set and every connection has ended.
 
-    Of a TLS context only ALPN is set here: HTTP/1.1 alone, because hypercorn's HTTP/2 has neither the deadlines nor the
+    `on_count` hears +1 and -1 for each connection that is served. Of a TLS context only ALPN is set here: HTTP/1.1 alone, because hypercorn's HTTP/2 has neither the deadlines nor the
     strictness that this listener is for. *Closes* the sockets, on stop at once.
     """
     if ssl_context is not None:
         ssl_context.set_alpn_protocols(["http/1.1"])
     conversations = hypercorn_conversations(app, limits, on_crash)
-    listener = _Listener(limits, refuse, on_crash, conversations, ssl_context)
+    listener = _Listener(limits, refuse, on_crash, conversations, ssl_context, on_count)
     task_status.started()  # the sockets listen already: the kernel takes what comes until the loop does
     await listener.run(sockets, stop)
 
@@ -126,12 +131,14 @@ class _Listener:
         on_crash: CrashReport,
         make_conversation: ConversationFactory,
         ssl_context: ssl.SSLContext | None,
+        on_count: Callable[[int], None],
     ) -> None:
         self._limits = limits
         self._refuse = refuse
         self._on_crash = on_crash
         self._make_conversation = make_conversation
         self._ssl_context = ssl_context
+        self._on_count = on_count
         self._guests = _Guests()
         self._watcher = HangupWatcher()
         self._turned_away = 0
@@ -179,6 +186,7 @@ class _Listener:
         if len(self._guests) < self._limits.max_connections or self._guests.make_room():
             conversation = self._make_conversation(link)
             self._guests.enter(link, conversation)
+            self._on_count(1)
             connections.start_soon(self._serve, link, conversation)
             return
         if link.tls or self._turned_away >= MAX_TURNED_AWAY:
@@ -215,6 +223,7 @@ class _Listener:
         finally:
             link.cut()
             self._guests.leave(link)
+            self._on_count(-1)
 
     async def _turn_away(self, link: Link) -> None:
         try:

@@ -161,6 +161,7 @@ def test_ranking_is_cut_at_top_n_and_echoes_nothing_where_nothing_was_asked():
         ({"results": [{"index": 0}]}, "without a score"),
         ({"results": [{"index": 0, "score": "1"}]}, "without a score"),
         (b'{"results": [{"index": 0, "score": 1e999}]}', "without a score"),
+        ({"results": [{"index": 0, "score": 10**400}]}, "without a score"),
         ({"results": [{"index": 0, "score": 1}] * 2}, "names a document twice"),
         ({"results": {}}, "no list of results"),
         ({}, "no list of results"),

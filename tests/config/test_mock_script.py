@@ -1,12 +1,15 @@
 """The script of the scripted model: read strictly, each mistake with its place."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from appliance.config.mock_demo import DEMO
-from appliance.config.mock_script import ScriptError, load_mock_script, parse_mock_script
+from appliance.config.mock_script import Answer, ScriptError, When, load_mock_script, parse_mock_script
 
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "mock_chat.md").read_text(encoding="utf-8")
 LAST = {"answer": {"text": "You said: {{input}}"}}
 
 
@@ -85,3 +88,15 @@ def test_huge_file_is_refused(tmp_path):
     huge.write_bytes(b" " * (5 << 20))
     with pytest.raises(ScriptError, match="larger"):
         load_mock_script(huge)
+
+
+def test_documented_script_is_a_script():
+    example = re.search(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert len(parse_mock_script(example[1].encode()).rules) == 4
+
+
+@pytest.mark.parametrize(("section", "fields"), [("when", When.model_fields), ("answer", Answer.model_fields)])
+def test_every_field_is_documented_and_no_other(section, fields):
+    table = DOCUMENT.split(f"## {section}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(fields)

@@ -85,6 +85,9 @@ def test_it_serves_stops_in_order_and_its_pictures_survive_a_kill(tmp_path: Path
             assert client.get(target, headers={"authorization": ""}).status_code == 401
             assert httpx.get(gateway.url + target, trust_env=False).content == picture
             assert httpx.get(gateway.observability_url + "/readyz", trust_env=False).json()["ready"] is True
+            page = httpx.get(gateway.observability_url + "/metrics", trust_env=False).text
+            assert 'gateway_open_connections{listener="api"} 1.0' in page
+            assert 'gateway_open_connections{listener="observability"} 1.0' in page
         gateway.signal(signal.SIGTERM)
         assert gateway.wait_exit() == 0
         assert "Traceback" not in gateway.text()

@@ -39,8 +39,9 @@ def setup(_arguments: list[str]) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """Become the appliance: signals reach it and not us."""
+    """Become the appliance: signals reach it and not us. A fresh box has no model yet, so the scripted one is offered."""
     ensure_project()
+    os.environ.setdefault("MOCK_CHAT_SCRIPT", "builtin")
     program = str(VENV / "bin" / "appliance")
     os.execv(program, [program, "serve", *arguments])
 

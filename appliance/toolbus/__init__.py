@@ -1,0 +1,1 @@
+"""Tool bus: one gate, one record for every tool, whoever calls it."""
