@@ -12,7 +12,7 @@ from appliance.protocol.language import LanguageKind, LanguageRequest, with_body
 _LENGTHS: Mapping[LanguageKind, tuple[str, ...]] = {
     "chat": ("max_tokens", "max_completion_tokens", "n_predict", "num_predict"),
     "completions": ("max_tokens", "n_predict", "num_predict"),
-    "responses": ("max_output_tokens",),
+    "responses": ("max_output_tokens", "max_completion_tokens", "n_predict", "num_predict"),
 }
 
 

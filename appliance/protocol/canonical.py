@@ -13,8 +13,14 @@ def canonical_json(value: object, *, escape_non_ascii: bool = True) -> str:
 
 
 def compact_json(value: object) -> bytes:
-    """Write JSON for the wire: compact, UTF-8, keys in their order. Raises ValueError for NaN and infinities."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    """Write JSON for the wire: compact, UTF-8, keys in their order. Raises ValueError for NaN and infinities.
+
+    Half a surrogate pair, which models do write when an emoji is cut, has no UTF-8: such a text is written escaped.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def sha256_hex(data: bytes) -> str:

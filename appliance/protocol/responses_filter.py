@@ -36,7 +36,7 @@ class TranslatedResponses:
         return self._stream.feed(chunk)
 
     def finish(self) -> bytes:
-        if not self._stream.ended:
+        if not self._stream.ended and not self.ended:  # `[DONE]` is an end too
             raise ended_early(self._upstream)
         self.ended = True
         return self._stream.finish() + DONE

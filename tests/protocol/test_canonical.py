@@ -2,7 +2,7 @@
 
 import pytest
 
-from appliance.protocol.canonical import canonical_json, sha256_hex
+from appliance.protocol.canonical import canonical_json, compact_json, sha256_hex
 from appliance.protocol.ids import is_id, new_id
 from appliance.protocol.magic import sniff_image
 
@@ -52,3 +52,8 @@ def test_what_is_not_quite_an_id_is_none(text: str) -> None:
 )
 def test_images_are_typed_by_their_first_bytes(data: bytes, kind: str | None) -> None:
     assert sniff_image(data) == kind
+
+
+def test_half_a_surrogate_pair_is_written_escaped_and_everything_else_as_utf_8() -> None:
+    assert compact_json({"a": "h\u00e9"}) == '{"a":"hé"}'.encode()
+    assert compact_json({"a": "\ud83d"}) == b'{"a":"\\ud83d"}'
