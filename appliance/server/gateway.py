@@ -77,7 +77,7 @@ class Gateway:
             await self._serve(visit, scope, receive, sender)
         finally:
             with self._grace.shield(self._cleanup_s):
-                await self._close(visit)
+                await self._close(visit)  # noqa: ASYNC102 -- the shield of Grace has its deadline
             self._visits.discard(visit)
             self._on_finished(visit)
 

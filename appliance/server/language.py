@@ -45,9 +45,10 @@ async def _serve(components: Components, kind: LanguageKind, request: Request) -
             return await _stream(components, request, wanted, job)
         return await _answer(components, wanted, job)
     except UpstreamFailed as error:
-        if error.code == "model_not_found":
-            raise await _with_nearest(components, job, error) from None
-        raise
+        if error.code != "model_not_found":
+            raise
+        unknown = error
+    raise await _with_nearest(components, job, unknown)
 
 
 async def _with_nearest(components: Components, job: LanguageJob, error: UpstreamFailed) -> GatewayError:

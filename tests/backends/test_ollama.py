@@ -331,7 +331,7 @@ async def test_stream_may_be_left_in_another_task(upstream):
         context = BACKEND.stream(language_call(fake.base_url, stream=True), upstream)
         source = await context.__aenter__()
         assert b"assistant" in await source.receive()
-        async with trio.open_nursery() as other:
+        async with trio.open_nursery() as other:  # noqa: ASYNC112 -- another task is the point
             other.start_soon(context.__aexit__, None, None, None)
         with trio.fail_after(0.05):
             await fake.statistics.until_no_connections()

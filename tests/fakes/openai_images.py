@@ -72,7 +72,9 @@ async def open_fake_openai_images(
 
 async def _handle(fake: FakeOpenAIImages, request: Request) -> None:
     if request.method == "GET" and request.path in ("/v1/models", "/health", "/healthz", "/readyz"):
-        await request.respond_json(200, {"object": "list", "data": [{"id": "fake" if fake.stoppable else "sd-cpp-local", "object": "model"}]})
+        await request.respond_json(
+            200, {"object": "list", "data": [{"id": "fake" if fake.stoppable else "sd-cpp-local", "object": "model"}]}
+        )
         return
     if request.path.startswith("/picture"):
         await request.respond(200, png(8, 8), {"Content-Type": "image/png"})

@@ -137,7 +137,8 @@ async def test_prometheus_scrapes_the_observability_listener(tmp_path: Path) -> 
                     await trio.sleep(0.3)
         finally:
             process.kill()
-            await process.wait()
+            with trio.move_on_after(10, shield=True):
+                await process.wait()
 
 
 def _build_info(port: int) -> bool:

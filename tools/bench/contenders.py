@@ -160,7 +160,8 @@ async def _wait_until_it_answers(process: trio.Process, port: int, path: str, lo
             if status == 200:
                 return
             await trio.sleep(0.1)
-    raise CannotInstall(f"it did not start (exit {process.poll()}): {log.read_text(errors='replace')[-1000:]}")
+    said = await trio.Path(log).read_text(errors="replace")
+    raise CannotInstall(f"it did not start (exit {process.poll()}): {said[-1000:]}")
 
 
 def _tree(pid: int) -> list[int]:

@@ -7,7 +7,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
@@ -68,10 +68,8 @@ async def _until_left(stream: trio.SocketStream, seen: Seen, *, talking: bool) -
     async with trio.open_nursery() as nursery:
         if talking:
             nursery.start_soon(_talk_or_break, stream)
-        try:
+        with suppress(trio.BrokenResourceError):  # a reset is a goodbye too
             await stream.receive_some(1)
-        except trio.BrokenResourceError:
-            pass  # a reset is a goodbye too
         seen.left_s = time.perf_counter()
         seen.left.set()
         nursery.cancel_scope.cancel()
