@@ -6,9 +6,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from appliance.backends.registry import IMAGE_BACKENDS
+from appliance.backends.registry import IMAGE_BACKENDS, LANGUAGE_BACKENDS
 from appliance.config.settings import Settings
+from appliance.server.gateway import Gateway
 from appliance.server.routes import API_PATHS, OBSERVABILITY_PATHS
+from tests.house import open_house
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,6 +53,21 @@ def test_the_endpoint_table_is_the_route_table() -> None:
 
 def test_every_image_backend_has_a_row() -> None:
     assert set(table_column("Image servers")) == set(IMAGE_BACKENDS)
+
+
+def test_every_language_provider_has_a_row() -> None:
+    assert set(table_column("Model servers")) == set(LANGUAGE_BACKENDS)
+
+
+async def test_the_route_table_is_what_is_served(tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house:
+        assert served_paths(house.site.api) == API_PATHS
+        assert served_paths(house.site.observability) == OBSERVABILITY_PATHS
+
+
+def served_paths(gateway: Gateway) -> set[str]:
+    app: Any = gateway._app
+    return {*gateway._exact, *(rule.rule for rule in app.url_map.iter_rules())}
 
 
 def test_the_two_commands_stand_near_the_top() -> None:

@@ -23,6 +23,7 @@ from appliance.server.throttle import GuessThrottle
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")  # what a URL of ours may hold
 
+ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 -- browsers take them for this machine: no name of ours
 REMEMBERED = 1024  # clients come again with the same few names and addresses, and parsing one costs 10 us
 
 Network = IPv4Network | IPv6Network
@@ -73,6 +74,7 @@ class Access:
         names = {"localhost", machine, machine.split(".")[0], f"{machine.split('.')[0]}.local"}
         names.update(name.lower().rstrip(".") for name in settings.gateway_allowed_hosts)
         names.update(_bound_name(host) for host in (settings.gateway_host, settings.observability_host))
+        names -= ANY_ADDRESS
         if public_host := urlsplit(settings.public_base_url).hostname:
             names.add(public_host)
         self._names = frozenset(names)
