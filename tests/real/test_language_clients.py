@@ -275,7 +275,7 @@ def test_curl_sees_the_bare_protocol(gateway: GatewayProcess) -> None:
     documents = ["a lighthouse at dusk", "bread"]
     ranked = curl(gateway, "/v1/rerank", {"model": MODEL, "query": "lighthouse", "documents": documents, "top_n": 1})
     data = json.loads(ranked.partition("\r\n\r\n")[2])["data"]
-    assert [(item["index"], item["document"]) for item in data] == [(0, documents[0])]
+    assert [(item["index"], item["document"]) for item in data] == [(0, {"text": documents[0]})]
 
 
 def test_curl_that_expects_a_100_gets_it(gateway: GatewayProcess) -> None:
