@@ -1,5 +1,6 @@
 """Serve: the root nursery. Signals, listeners, services, and the order of stopping."""
 
+import gc
 import os
 import resource
 import signal
@@ -62,6 +63,7 @@ async def _serve(configuration: Configuration) -> int:
         observability = _bind("OBSERVABILITY", settings.observability_host, settings.observability_port, "http")
     async with open_components(configuration, routes=METRIC_PATHS, log=log) as components:
         process = _Process(components, build_site(components, tokens), api, observability, tls)
+        _settle_heap()
         await process.run(lambda: _announce(configuration, local, api, observability))
     return 0
 
@@ -278,6 +280,14 @@ def _announce(
     lines.append("      -H 'Content-Type: application/json' -d '{\"prompt\": \"a lighthouse at dusk\"}'")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
+
+
+def _settle_heap() -> None:
+    """What was imported and built lives as long as the process: a full collection that walks it costs every client
+    45 ms and finds nothing. Requests leave few cycles, so the young may be collected less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _raise_file_limit() -> None:
