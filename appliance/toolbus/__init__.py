@@ -1,1 +1,0 @@
-"""Tool bus: one gate, one record for every tool, whoever calls it."""
