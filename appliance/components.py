@@ -104,7 +104,8 @@ async def open_components(
     )
     metrics = Metrics(version=__version__, routes=routes, readings=readings)
     router = build_router(settings, configuration.backends, configuration.aliases)
-    async with open_upstream(settings, observe=metrics.note_upstream) as upstream:
+    https = any(one.base_url.startswith("https:") for one in classes.values())
+    async with open_upstream(settings, observe=metrics.note_upstream, https=https) as upstream:
         yield Components(
             configuration=configuration,
             settings=settings,

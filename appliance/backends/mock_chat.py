@@ -15,7 +15,7 @@ from appliance.backends.mock_said import Said, chat_events, count_tokens, derive
 from appliance.backends.mock_stream import ScriptedStream, fail, pace, wait_for_all
 from appliance.backends.mock_vectors import DIMENSIONS, MAX_DIMENSIONS, document_text, embed, read_query, score
 from appliance.config.classes import BackendClass
-from appliance.config.mock_demo import DEMO
+from appliance.config.mock_demo import demo_script
 from appliance.config.mock_script import Answer, MockScript
 from appliance.protocol.canonical import compact_json
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed
@@ -99,7 +99,7 @@ class _Part:
 
 
 def _script(backend_class: BackendClass) -> MockScript:
-    return backend_class.script or DEMO
+    return backend_class.script or demo_script()
 
 
 def _model(call: LanguageCall, script: MockScript) -> str:

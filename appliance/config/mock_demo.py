@@ -1,6 +1,7 @@
 """The builtin script: what the scripted model says on a fresh box. A literal, so that freezing sees it."""
 
-from typing import Any, Final
+from functools import cache
+from typing import Any
 
 from appliance.config.mock_script import MockScript, parse_mock_script
 from appliance.protocol.canonical import compact_json
@@ -73,4 +74,8 @@ _RULES: list[dict[str, Any]] = [
     {"answer": {"text": "You said: {{input}}"}},
 ]
 
-DEMO: Final[MockScript] = parse_mock_script(compact_json({"models": ["mock"], "rules": _RULES}))
+
+@cache
+def demo_script() -> MockScript:
+    """The builtin script, read when the first client asks: most boxes have a real model."""
+    return parse_mock_script(compact_json({"models": ["mock"], "rules": _RULES}))

@@ -54,7 +54,7 @@ ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class When(_Part):

@@ -235,9 +235,14 @@ def _ignore(_backend_class: str, _seconds: float) -> None:
 
 
 @asynccontextmanager
-async def open_upstream(settings: Settings, *, observe: Observe = _ignore) -> AsyncIterator[UpstreamClient]:
-    """Open the client for the life of the process. Raises ValueError naming the setting whose file cannot be used."""
-    tls = tls_context(settings)
+async def open_upstream(
+    settings: Settings, *, observe: Observe = _ignore, https: bool = True
+) -> AsyncIterator[UpstreamClient]:
+    """Open the client for the life of the process. `https`: whether any backend is asked by it.
+
+    Raises ValueError naming the setting whose file cannot be used.
+    """
+    tls = tls_context(settings, https=https)
     transport = httpx.AsyncHTTPTransport(
         verify=tls,
         trust_env=False,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config.mock_demo import DEMO
+from appliance.config.mock_demo import demo_script
 from appliance.config.mock_script import Answer, ScriptError, When, load_mock_script, parse_mock_script
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "mock_chat.md").read_text(encoding="utf-8")
@@ -18,7 +18,7 @@ def script(*rules, **fields):
 
 
 def test_builtin_script_offers_one_model():
-    assert DEMO.names == ("mock",)
+    assert demo_script().names == ("mock",)
 
 
 def test_models_are_those_offered_and_those_that_rules_are_for():

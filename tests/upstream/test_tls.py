@@ -65,3 +65,11 @@ async def test_file_that_cannot_be_used_is_named_by_its_setting(tmp_path, name):
     with pytest.raises(ValueError, match=name.upper()):
         async with open_upstream(Settings(**{name: str(tmp_path / "none.pem")})):
             pass
+
+
+async def test_a_client_for_no_https_backend_believes_nobody(loopback_clock, tmp_path):
+    context, _ = _tls_server(trustme.CA(), tmp_path)
+    async with open_server(_answer_ok, ssl_context=context) as server:
+        async with open_upstream(Settings(), https=False) as upstream:
+            with pytest.raises(UpstreamFailed, match="gpu cannot be reached"):
+                await upstream.exchange(call(server.base_url))
