@@ -16,7 +16,7 @@ from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup
 
 from appliance.server.connection_h11 import StrictConnection
 from appliance.server.connection_link import Link
-from appliance.server.connection_requests import AsgiApp, Message, RunningRequest
+from appliance.server.connection_requests import CALL_WHEN_LEFT, AsgiApp, Message, RunningRequest
 from appliance.server.listener_limits import CONTAINED, CrashReport, ListenerLimits
 
 Phase = Literal["head", "idle", "body", "running"]
@@ -214,6 +214,7 @@ class _Calls:
         self, app: AppWrapper, config: Config, scope: Any, send: SendToStream
     ) -> Callable[[Message], Awaitable[None]]:
         call = self._conversation.begin_call(scope)
+        scope["extensions"][CALL_WHEN_LEFT] = call.call_when_left
         self._nursery.start_soon(self._conversation.call, cast("AsgiApp", app), scope, call, send)
         return partial(self._conversation.put, call)
 

@@ -11,6 +11,10 @@ HELD_BYTES = 65_536
 # A message costs this much beside its bytes; one-byte chunks must not make 64 KiB into megabytes.
 MESSAGE_OVERHEAD_BYTES = 256
 
+# An ASGI extension of this listener: a function that takes a callback. A task that waits for `http.disconnect` costs
+# every request 40 us; this costs those whose client leaves.
+CALL_WHEN_LEFT = "appliance.call_when_left"
+
 Message = dict[str, Any]
 AsgiApp = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
@@ -29,6 +33,7 @@ class RunningRequest:
         self.begun = False
         self._messages: deque[Message] = deque()
         self._held_bytes = 0
+        self._on_left: Callable[[], None] | None = None
         self._arrived = trio.lowlevel.ParkingLot()
         self._taken = trio.lowlevel.ParkingLot()
 
@@ -59,6 +64,13 @@ class RunningRequest:
         self._taken.unpark_all()
         return message
 
+    def call_when_left(self, on_left: Callable[[], None]) -> None:
+        """Call back, once and synchronously, if the client leaves before its answer is complete; at once if it has."""
+        if self.closed:
+            on_left()
+        else:
+            self._on_left = on_left
+
     def close(self) -> None:
         """Let the call know that nobody is listening any more."""
         self.closed = True
@@ -73,3 +85,5 @@ class RunningRequest:
             return
         self.close()
         self.scope.deadline = trio.current_time() + grace_s
+        if self._on_left is not None:
+            self._on_left()

@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from appliance.protocol.errors import MethodNotAllowed
+from appliance.server.connection_requests import CALL_WHEN_LEFT
 from appliance.server.exchange import Answer, Handler, Request
 from appliance.server.visit import Visit
 
@@ -34,7 +35,13 @@ async def serve_exact(
     if handler is None:
         raise MethodNotAllowed(method, _allowed(methods))
     request = Request(visit, method, scope["headers"], await _read_body(receive))
-    async with trio.open_nursery() as nursery:
+    call_when_left = scope["extensions"].get(CALL_WHEN_LEFT)
+    if call_when_left is not None:
+        with trio.CancelScope() as answering:
+            call_when_left(lambda: _leave(visit, answering))
+            await send_answer(visit, await handler(request), send)
+        return
+    async with trio.open_nursery() as nursery:  # another server than our listener: its one way to say so is a message
         nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
         await send_answer(visit, await handler(request), send)
         nursery.cancel_scope.cancel()
@@ -73,6 +80,11 @@ async def _read_body(receive: Receive) -> bytes:
             pieces.append(piece)
         if not message.get("more_body", False):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _leave(visit: Visit, answering: trio.CancelScope) -> None:
+    visit.note_disconnect(trio.current_time())
+    answering.cancel()
 
 
 async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:

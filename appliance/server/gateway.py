@@ -155,8 +155,8 @@ class _Receiver:
             visit.bytes_in += len(message.get("body", b""))
             if visit.max_body_bytes and visit.bytes_in > visit.max_body_bytes:
                 raise too_large(visit.max_body_bytes)
-        elif not visit.answered and visit.disconnected_at is None:
-            visit.disconnected_at = trio.current_time()
+        else:
+            visit.note_disconnect(trio.current_time())
         return message
 
 

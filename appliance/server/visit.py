@@ -54,6 +54,11 @@ class Visit:
     def _note_lease(self, backend_class: str) -> None:
         self.backend_class = backend_class
 
+    def note_disconnect(self, now: float) -> None:
+        """The client has left; what happens after its answer is complete is no disconnect."""
+        if not self.answered and self.disconnected_at is None:
+            self.disconnected_at = now
+
     def outcome(self) -> Outcome:
         if self.answered:
             return "completed"
