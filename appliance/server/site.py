@@ -91,7 +91,7 @@ def record(components: Components, visit: Visit) -> None:
     if visit.error_code is not None:
         metrics.note_refusal(visit.error_code)
     if visit.first_byte_at is not None:
-        metrics.note_first_byte(visit.route, visit.first_byte_at - visit.started_at)
+        metrics.note_first_byte(visit.route, visit.backend_class or "none", visit.first_byte_at - visit.started_at)
     if visit.disconnected_at is not None and visit.backend_class is not None:
         metrics.note_release(now - visit.disconnected_at)
     metrics.note_relayed("in", visit.bytes_in)

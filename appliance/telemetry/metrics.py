@@ -71,6 +71,7 @@ class Metrics:
             "Time from a request's head to the first byte of its answer's body.",
             _WAIT_BUCKETS_S,
             "path",
+            "backend_class",
         )
         self._upstreams = self._histogram(
             "gateway_upstream_latency_seconds",
@@ -105,9 +106,9 @@ class Metrics:
         """A slot came back, this long after its client had left."""
         self._releases.at().observe(seconds)
 
-    def note_first_byte(self, path: str, seconds: float) -> None:
-        """The first byte of an answer's body was sent, this long after the request's head."""
-        self._first_bytes.at(self._route(path)).observe(seconds)
+    def note_first_byte(self, path: str, backend_class: str, seconds: float) -> None:
+        """The first byte of an answer's body was sent, this long after the request's head; class `none`: nobody was asked."""
+        self._first_bytes.at(self._route(path), backend_class).observe(seconds)
 
     def note_upstream(self, backend_class: str, seconds: float) -> None:
         """An upstream sent the head of its answer after this time."""

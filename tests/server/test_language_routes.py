@@ -309,6 +309,8 @@ async def test_tokens_are_counted_where_the_backend_reports_them(
         page = house.components.metrics.render()[0].decode()
     assert 'gateway_tokens_total{backend_class="ollama",direction="in"} 3.0' in page
     assert 'gateway_tokens_total{backend_class="ollama",direction="out"} 2.0' in page
+    first = f'gateway_time_to_first_byte_seconds_count{{backend_class="ollama",path="{CHAT}"}} 1.0'
+    assert first in page
 
 
 async def test_embeddings_and_rerank_take_their_own_slots(tmp_path: Path, language: GatedLanguage) -> None:

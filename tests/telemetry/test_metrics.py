@@ -58,7 +58,7 @@ def record_everything(metrics: Metrics) -> None:
     metrics.note_tool("noop", "ok", 0.03)
     metrics.note_refusal("backend_overloaded")
     metrics.note_release(0.004)
-    metrics.note_first_byte(IMAGES, 1.4)
+    metrics.note_first_byte(IMAGES, "gpu_heavy", 1.4)
     metrics.note_upstream("gpu_heavy", 1.3)
     metrics.note_relayed("out", 1000)
     metrics.note_opened("api")
@@ -100,7 +100,7 @@ def test_page_has_what_the_contract_adds() -> None:
     assert value(metrics, "gateway_refusals_total", reason="backend_overloaded") == 1
     assert value(metrics, "gateway_disconnect_release_seconds_bucket", le="0.005") == 1
     assert value(metrics, "gateway_disconnect_release_seconds_bucket", le="0.0025") == 0
-    assert value(metrics, "gateway_time_to_first_byte_seconds_sum", path=IMAGES) == 1.4
+    assert value(metrics, "gateway_time_to_first_byte_seconds_sum", path=IMAGES, backend_class="gpu_heavy") == 1.4
     assert value(metrics, "gateway_upstream_latency_seconds_count", backend_class="gpu_heavy") == 1
     assert value(metrics, "gateway_relayed_bytes_total", direction="out") == 1000
     assert value(metrics, "gateway_images_stored") == 3
@@ -156,9 +156,9 @@ def test_readings_are_not_taken_before_a_scrape() -> None:
 def test_raw_path_is_never_a_label(path: str) -> None:
     metrics = make_metrics(Readings())
     metrics.note_request(f"/ui/images/{path}", 200, 0.1)
-    metrics.note_first_byte(f"/ui/images/{path}", 0.1)
+    metrics.note_first_byte(f"/ui/images/{path}", "none", 0.1)
     assert value(metrics, "gateway_requests_total", path="other", status="200") == 1
-    assert value(metrics, "gateway_time_to_first_byte_seconds_count", path="other") == 1
+    assert value(metrics, "gateway_time_to_first_byte_seconds_count", path="other", backend_class="none") == 1
 
 
 @pytest.mark.parametrize(("status", "label"), [(100, "100"), (499, "499"), (599, "599"), (0, "other"), (600, "other")])
