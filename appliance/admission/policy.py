@@ -34,7 +34,7 @@ def decide_readiness(backend_class: BackendClass, *, ready: bool, reason: str) -
             backend_class=backend_class.name, reason="it has no base_url configured", retry_after_s=RETRY_AFTER_S
         )
     if not ready:
-        raise BackendNotReady(backend_class=backend_class.name, reason=reason, retry_after_s=RETRY_AFTER_S)
+        raise BackendNotReady(backend_class=backend_class.name, reason=reason.rstrip("."), retry_after_s=RETRY_AFTER_S)
 
 
 def decide_response_format(backend_class: BackendClass, requested: ResponseFormat | None) -> ResponseFormat:

@@ -38,7 +38,8 @@ def test_a_class_that_cannot_is_refused_with_those_that_can() -> None:
 )
 def test_a_class_that_is_not_ready_says_why_and_when_to_come_back(base_url: str, ready: bool, says: str) -> None:
     with pytest.raises(BackendNotReady, match=says) as refused:
-        decide_readiness(replace(GPU, base_url=base_url), ready=ready, reason="connection refused")
+        decide_readiness(replace(GPU, base_url=base_url), ready=ready, reason="connection refused.")
+    assert not refused.value.message.endswith("..")
     assert refused.value.retry_after_s == 30
 
 
