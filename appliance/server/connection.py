@@ -15,7 +15,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup
 
 from appliance.server.connection_h11 import StrictConnection
-from appliance.server.connection_link import Link
+from appliance.server.connection_link import PIECE_BYTES, Link
 from appliance.server.connection_requests import CALL_WHEN_LEFT, AsgiApp, Message, RunningRequest
 from appliance.server.listener_limits import CONTAINED, CrashReport, ListenerLimits
 
@@ -239,6 +239,8 @@ class _StrictProtocol(H11Protocol):
             max_head_bytes=link.limits.max_head_bytes, max_header_fields=link.limits.max_header_fields
         )
         self.connection = self._strict
+        self._holds_head = False
+        self._head = b""
 
     @property
     def head_begun(self) -> bool:
@@ -252,9 +254,21 @@ class _StrictProtocol(H11Protocol):
         if isinstance(event, Response) and self._conversation.last_answer:
             headers = [field for field in event.headers if field[0].lower() != b"connection"]
             event = Response(event.stream_id, [*headers, (b"connection", b"close")], event.status_code)
+        if isinstance(event, Response) and event.status_code >= 200:
+            self._holds_head = any(name.lower() == b"content-length" for name, _ in event.headers)
         await super().stream_send(event)
 
     async def _to_connection(self, event: Event) -> None:
+        """Send on; but the head of an answer of known length goes out with the body that follows, in one packet."""
+        if self._holds_head and isinstance(event, RawData):
+            self._holds_head = False
+            self._head = event.data
+            return
+        head, self._head = self._head, b""
+        if head and isinstance(event, RawData) and len(event.data) <= PIECE_BYTES:
+            event = RawData(head + event.data)
+        elif head:
+            await self._conversation.on_event(RawData(head), self._strict.our_state)
         await self._conversation.on_event(event, self._strict.our_state)
 
     async def _send_error_response(self, status_code: int) -> None:
