@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import openai
 import pytest
 import trio
 
@@ -131,6 +132,28 @@ async def test_responses_are_made_of_its_chat_whole_and_streamed(tmp_path: Path,
     assert [event["sequence_number"] for event in typed] == list(range(len(typed)))
     assert "".join(event["delta"] for event in typed if event["type"] == "response.output_text.delta") == chat
     assert typed[-1]["type"] == "response.completed"
+
+
+async def test_openai_sdk_talks_to_it_whole_streamed_and_in_responses(tmp_path: Path, smollm: SmolLM) -> None:
+    ask: Any = {key: value for key, value in SHORT.items() if key != "max_tokens"}
+
+    def talk(gateway: GatewayProcess) -> None:
+        with openai.OpenAI(base_url=gateway.url + "/v1", api_key=TOKEN, max_retries=0) as sdk:
+            whole = sdk.chat.completions.create(**ask, max_tokens=8)
+            chunks = list(sdk.chat.completions.create(**ask, max_tokens=8, stream=True))
+            response = sdk.responses.create(
+                model=ask["model"], input=QUESTION[0]["content"], max_output_tokens=8, temperature=0
+            )
+            models = [model.id for model in sdk.models.list()]
+        said = whole.choices[0].message.content
+        assert said
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == said == response.output_text
+        assert whole.usage is not None
+        assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens > 0
+        assert "smollm:gpt-3.5-turbo" in models
+
+    async with open_house(tmp_path, smollm) as house:
+        await trio.to_thread.run_sync(talk, house.gateway)
 
 
 async def test_what_the_server_cannot_do_is_said_with_its_name(tmp_path: Path, smollm: SmolLM) -> None:

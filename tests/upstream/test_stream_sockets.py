@@ -50,7 +50,7 @@ async def test_every_stream_has_its_own_connection(loopback_clock):
         assert {request.header("connection") for request in fake.requests} == {"close"}
 
 
-async def test_name_is_looked_up(loopback_clock):
+async def test_name_is_looked_up():  # in a thread, which a clock that jumps would not wait for
     async with open_upstream(Settings()) as upstream, open_fake_openai_chat() as fake:
         url = fake.base_url.replace("127.0.0.1", "localhost")
         assert await everything(upstream, chat(url))
@@ -226,7 +226,7 @@ def _tls_server(authority, tmp_path, *names):
     return context, bundle
 
 
-async def test_certificate_is_checked_against_the_bundle_and_the_host(loopback_clock, tmp_path):
+async def test_certificate_is_checked_against_the_bundle_and_the_host(tmp_path):  # a name is looked up in a thread
     context, bundle = _tls_server(trustme.CA(), tmp_path, "localhost")
     async with open_server(_answer_ok, ssl_context=context) as server:
         named = server.base_url.replace("127.0.0.1", "localhost")
