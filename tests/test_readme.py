@@ -21,6 +21,8 @@ def shown_default(value: Any) -> str:
         value = value.get_secret_value()
     if value is None or value in ("", ()):
         return ""
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

@@ -1,6 +1,6 @@
 """What every provider promises: the one call an image backend answers, and what it gets and gives."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +10,21 @@ from appliance.protocol.images import Image, ImageOptions
 from appliance.protocol.language import LanguageKind
 from appliance.upstream.client import UpstreamClient
 
+OnPreview = Callable[[Image], None]
+"""Told of each preview while a picture is being drawn; returns at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEdit:
+    """A picture to start from. `mask`: where it is transparent, as OpenAI has it, the picture is painted anew.
+
+    `strength`: how far the new picture may leave the old one, 0 to 1; None: the backend's own default.
+    """
+
+    image: Image
+    mask: Image | None = None
+    strength: float | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class ImageCall:
@@ -17,7 +32,8 @@ class ImageCall:
 
     `model` None: name no model. `extra`: fields of the request that this gateway has no name for.
     `cancel_timeout_s`: how long a cancelled job may keep the slot until the backend is idle. `unstoppable`: the server is
-    known to draw to the end whoever has left.
+    known to draw to the end whoever has left. `edit`: change this picture instead of drawing from nothing. `on_preview`
+    None: nobody looks at previews, so the backend is asked for none.
     """
 
     request_id: str
@@ -34,6 +50,8 @@ class ImageCall:
     idle_timeout_s: float
     cancel_timeout_s: float
     unstoppable: bool = False
+    edit: ImageEdit | None = None
+    on_preview: OnPreview | None = None
 
 
 @dataclass(frozen=True, slots=True)

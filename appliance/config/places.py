@@ -11,8 +11,12 @@ from appliance.config.reading import Given
 from appliance.config.settings import Settings
 
 # Files that are used where they are found and their setting is empty.
-_FOUND_FILES = {"backends_config_path": "backends.yaml", "model_aliases_path": "model_aliases.json"}
-_BELOW_STATE = frozenset({"request_log_path", "ui_image_dir"})
+_FOUND_FILES = {
+    "backends_config_path": "backends.yaml",
+    "model_aliases_path": "model_aliases.json",
+    "tools_registry_path": "tools_registry.json",
+}
+_BELOW_STATE = frozenset({"request_log_path", "ui_image_dir", "tools_log_path", "tools_log_dir"})
 
 
 def choose_state_dir(environ: Mapping[str, str], findings: Findings) -> Path:
@@ -41,6 +45,7 @@ def place_paths(given: Given, environ: Mapping[str, str], state_dir: Path, root:
         if isinstance(value, Path):
             base = state_dir if field in _BELOW_STATE else Path.cwd()
             placed[field] = _absolute(value, base, environ)
+    placed["tools_fs_roots"] = tuple(_absolute(root, Path.cwd(), environ) for root in given.settings.tools_fs_roots)
     for field, name in _FOUND_FILES.items():
         if getattr(given.settings, field) is None and _exists(root / name):
             placed[field] = root / name

@@ -13,7 +13,10 @@ POLICIES_VARIABLE = "GATEWAY_TOKEN_POLICIES_JSON"
 
 @dataclass(frozen=True, slots=True)
 class TokenPolicy:
-    """Limits of one token; None or empty: none of its own. Sizes in bytes, rates per second."""
+    """Limits of one token; None or empty: none of its own. Sizes in bytes, rates per second.
+
+    `admin`: it sees the replays of every token; that is all it may do more.
+    """
 
     tools_allowlist: tuple[str, ...] = ()
     tools_allow_shell: bool | None = None
@@ -27,6 +30,7 @@ class TokenPolicy:
     tools_rate_limit_burst: int | None = None
     max_request_bytes: int | None = None
     ip_allowlist: tuple[Network, ...] = ()
+    admin: bool | None = None
 
 
 class PolicyMistake(ValueError):
@@ -117,7 +121,7 @@ def _shown(key: str) -> str:
 _EXAMPLE = '{"<token>": {"ip_allowlist": "10.0.0.0/8"}}'
 _READERS = {
     field.name: _read_flag
-    if field.name.startswith("tools_allow_")
+    if field.name.startswith("tools_allow_") or field.name == "admin"
     else {
         "tools_allowlist": _read_csv,
         "tools_rate_limit_rps": _read_number,

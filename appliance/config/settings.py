@@ -11,18 +11,25 @@ from appliance.config.values import (
     parse_boolean,
     parse_host,
     parse_host_names,
+    parse_names,
     parse_networks,
+    parse_paths,
 )
 
 ImagesBackend = Literal["mock", "http_a1111", "http_openai_images"]
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any free one, said in the ready line
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Flag = Annotated[bool, BeforeValidator(parse_boolean)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
 Host = Annotated[str, AfterValidator(parse_host)]
 HostNames = Annotated[tuple[str, ...], BeforeValidator(parse_host_names)]
 BaseUrl = Annotated[str, AfterValidator(parse_base_url)]
+Names = Annotated[tuple[str, ...], BeforeValidator(parse_names)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(parse_paths)]
+ToolsLogMode = Literal["ndjson", "per_invocation", "both"]
+ToolsDurability = Literal["strict", "batch"]
 
 
 class Settings(BaseModel):
@@ -131,4 +138,51 @@ class Settings(BaseModel):
     ui_image_max_bytes: Bytes = Field(50_000_000, description="Largest picture.")
     ui_image_store_max_bytes: Bytes = Field(
         2_000_000_000, description="All pictures together; the least used go first."
+    )
+
+    # Tools
+    tools_allow_shell: Flag = Field(False, description="Offer the tool `shell`.")
+    tools_allow_fs: Flag = Field(False, description="Offer the tool `read_file`.")
+    tools_allow_fs_write: Flag = Field(False, description="Offer the tool `write_file`.")
+    tools_allow_http_fetch: Flag = Field(False, description="Offer the tools `http_fetch` and `http_fetch_local`.")
+    tools_allow_git: Flag = Field(False, description="Offer the tool `git`.")
+    tools_allow_system_info: Flag = Field(False, description="Offer the tool `system_info`.")
+    tools_allow_models_refresh: Flag = Field(False, description="Offer the tool `models_refresh`.")
+    tools_allowlist: Names = Field((), description="When set, only these tools (csv); the switches above count too.")
+    tools_registry_path: Path | None = Field(None, description="Tools of the operator's own (JSON).")
+    tools_registry_sha256: str = Field("", description="The registry must have this SHA-256, or nothing starts.")
+    tools_max_concurrent: Annotated[int, Field(ge=1)] = Field(8, description="Tools that run at a time.")
+    tools_concurrency_timeout_sec: Seconds = Field(5, description="A call waits this long for its turn.")
+    tools_rate_limit_rps: Rate = Field(0, description="Calls a second for each token; 0: no limit.")
+    tools_rate_limit_burst: Annotated[int, Field(ge=0)] = Field(
+        0, description="Calls that may come at once; 0: those of one second."
+    )
+    tools_shell_cwd: Path | None = Field(None, description="Where `shell` runs; none: an empty directory of its own.")
+    tools_shell_timeout_sec: Seconds = Field(20, description="A command must end within this.")
+    tools_shell_allowed_cmds: Names = Field((), description="Programs that `shell` may start, by name or path (csv).")
+    tools_fs_roots: Paths = Field((), description="Directories that file tools may use (csv).")
+    tools_fs_max_bytes: Bytes = Field(200_000, description="Longest content read or written at once.")
+    tools_http_allowed_hosts: Names = Field(
+        ("127.0.0.1", "localhost"), description="Hosts, or host:port, that `http_fetch` may ask (csv)."
+    )
+    tools_http_timeout_sec: Seconds = Field(10, description="A fetch must end within this.")
+    tools_http_max_bytes: Bytes = Field(200_000, description="Longest body that a fetch returns.")
+    tools_git_cwd: Path | None = Field(None, description="The repository that `git` looks at.")
+    tools_git_timeout_sec: Seconds = Field(20, description="A git command must end within this.")
+    tools_subprocess_stdout_max_chars: Bytes = Field(20_000, description="Last characters kept of a program's output.")
+    tools_subprocess_stderr_max_chars: Bytes = Field(20_000, description="Last characters kept of its error output.")
+    tools_log_mode: ToolsLogMode = Field(
+        "ndjson", description="Records of runs: one journal, one file per_invocation, or both."
+    )
+    tools_log_path: Path = Field(
+        Path("tools/invocations.jsonl"), description="The journal of tool runs (below the state directory)."
+    )
+    tools_log_dir: Path = Field(Path("tools"), description="Where per_invocation files go (below the state directory).")
+    tools_log_max_bytes: Bytes = Field(100_000_000, description="Journal size at which a new segment begins.")
+    tools_log_total_max_bytes: Bytes = Field(
+        2_000_000_000, description="All records together; the oldest go first. 0: no limit."
+    )
+    tools_durability: ToolsDurability = Field(
+        "strict",
+        description="strict: a run with side effects is on the disk before its answer leaves; batch: within 50 ms.",
     )

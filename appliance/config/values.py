@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 Network = IPv4Network | IPv6Network
@@ -61,6 +62,15 @@ def parse_host(value: str) -> str:
 
 def parse_host_names(value: object) -> object:
     return tuple(parse_host(item) for item in split_csv(value)) if isinstance(value, str) else value
+
+
+def parse_names(value: object) -> object:
+    """Names with commas between them; the same name twice counts once."""
+    return tuple(dict.fromkeys(split_csv(value))) if isinstance(value, str) else value
+
+
+def parse_paths(value: object) -> object:
+    return tuple(Path(item) for item in split_csv(value)) if isinstance(value, str) else value
 
 
 def parse_base_url(value: str) -> str:

@@ -72,7 +72,7 @@ class Unauthenticated(GatewayError):
 
 
 class Forbidden(GatewayError):
-    """Known or not, this caller may not come in this way."""
+    """This caller may not come in this way."""
 
 
 class NotFound(GatewayError):
@@ -126,11 +126,8 @@ class BackendNotFound(GatewayError):
 
     def __init__(self, backend_class: str, available: Sequence[str]) -> None:
         names = sorted(available)
-        super().__init__(
-            f"No backend class is named {backend_class!r}: use one of {', '.join(names)}.",
-            param="X-Backend",
-            extra={"available_backends": names},
-        )
+        message = f"No backend class is named {backend_class!r}: use one of {', '.join(names)}."
+        super().__init__(message, param="X-Backend", extra={"available_backends": names})
 
 
 class CapabilityNotSupported(GatewayError):
@@ -152,15 +149,44 @@ class BackendNotReady(GatewayError):
     """The class is configured, and its last health check failed, or it has no address."""
 
     def __init__(self, *, backend_class: str, reason: str, retry_after_s: float) -> None:
-        super().__init__(
-            f"{backend_class} is not ready: {reason}.",
-            retry_after_s=retry_after_s,
-            extra={"backend_class": backend_class},
-        )
+        extra = {"backend_class": backend_class}
+        super().__init__(f"{backend_class} is not ready: {reason}.", retry_after_s=retry_after_s, extra=extra)
 
 
 class PayloadPolicyViolation(GatewayError):
     """The class's payload_policy forbids what the request asks for."""
+
+
+class UnknownTool(GatewayError):
+    """No such tool, or none that this token may run: the two look alike."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no tool {name[:64]!r} for this token: GET /v1/tools lists what there is.")
+
+
+class UndeclaredTool(GatewayError):
+    """The operator allows a tool of this name, and nothing declares it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The tool {name[:64]!r} is allowed but not declared: add it to the tool registry.")
+
+
+class InvalidArguments(GatewayError):
+    """The arguments do not fit the tool's schema. `issues`: a JSON pointer (RFC 6901) and a reason each."""
+
+    def __init__(self, tool: str, issues: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(
+            f"The arguments do not fit the parameters of {tool}: {issues[0]['reason']}.",
+            param="arguments",
+            extra={"tool": tool, "issues": [dict(issue) for issue in issues]},
+        )
+
+
+class RateLimited(GatewayError):
+    """This token calls tools too often, or all tool slots stayed taken for as long as a call may wait."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
 
 
 class ShuttingDown(GatewayError):
@@ -240,6 +266,10 @@ ANSWERS: Mapping[type[GatewayError], Answer] = {
     CapabilityNotSupported: Answer(400, "invalid_request_error", "capability_not_supported", "info"),
     PayloadPolicyViolation: Answer(400, "invalid_request_error", "payload_policy_violation", "info"),
     BackendNotReady: Answer(503, "unavailable_error", "backend_not_ready", "warning"),
+    UnknownTool: Answer(404, "invalid_request_error", "unknown_tool", "info"),
+    UndeclaredTool: Answer(404, "invalid_request_error", "undeclared_tool", "info"),
+    InvalidArguments: Answer(400, "invalid_request_error", "invalid_arguments", "info"),
+    RateLimited: Answer(429, "rate_limit_error", "rate_limited", "info"),
     ShuttingDown: Answer(503, "unavailable_error", "shutting_down", "info"),
     StorageFull: Answer(507, "unavailable_error", "storage_full", "error"),
     UpstreamFailed: Answer(502, "upstream_error", "upstream_error", "warning"),

@@ -82,6 +82,7 @@ def test_every_429_and_503_says_when_to_come_back() -> None:
         errors.BackendOverloaded(backend_class="x", route_kind="images", limit=1, retry_after_s=5),
         errors.BackendNotReady(backend_class="x", reason="dead", retry_after_s=30),
         errors.ShuttingDown(),
+        errors.RateLimited("Too many calls: wait a second.", 1),
     ]
     assert {type(error) for error in made} == {kind for kind, answer in ANSWERS.items() if answer.status in {429, 503}}
     assert all("Retry-After" in error_headers(error) for error in made)
