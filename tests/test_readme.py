@@ -69,7 +69,7 @@ async def test_the_route_table_is_what_is_served(tmp_path: Path) -> None:
 
 def served_paths(gateway: Gateway) -> set[str]:
     app: Any = gateway._app
-    return {*gateway._exact, *(rule.rule for rule in app.url_map.iter_rules())}
+    return {*gateway._routes.templates, *(rule.rule for rule in app.url_map.iter_rules())}
 
 
 def test_the_two_commands_stand_near_the_top() -> None:

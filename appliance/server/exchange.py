@@ -14,12 +14,17 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that was let in, its body read. Header names are lower case, as ASGI has them."""
+    """A request that was let in, its body read. Header names are lower case, as ASGI has them.
+
+    `query`: the query string, undecoded. `variable`: what stands in the path where the route has its variable, decoded.
+    """
 
     visit: Visit
     method: str
     headers: Sequence[tuple[bytes, bytes]]
     raw: bytes
+    query: bytes = b""
+    variable: str = ""
 
     def header(self, name: bytes) -> str | None:
         """The one value of a header that is not a list. Raises InvalidRequest for one that was sent twice."""
@@ -45,8 +50,8 @@ class Answer:
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
-ExactRoutes = Mapping[str, Mapping[str, Handler]]
-"""Path -> method -> handler, for paths without variables; GET answers HEAD too."""
+DirectRoutes = Mapping[str, Mapping[str, Handler]]
+"""Path -> method -> handler; GET answers HEAD too. The last segment of a path may be a variable: `/v1/tools/<name>`."""
 
 
 def json_answer(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:

@@ -17,8 +17,8 @@ from appliance.protocol.errors import (
 from appliance.protocol.ids import NewId
 from appliance.protocol.streams import error_event
 from appliance.server.access import Access, Head, too_large
-from appliance.server.exact import ClientLeft, serve_exact
-from appliance.server.exchange import ExactRoutes
+from appliance.server.direct import ClientLeft, RouteTable, serve_direct
+from appliance.server.exchange import DirectRoutes
 from appliance.server.visit import SCOPE_KEY, OnFinished, Visit, note_answer_bytes
 from appliance.telemetry.log import Log
 
@@ -31,7 +31,7 @@ CLEANUP_MARGIN_S = 5.0  # on top of what a backend may take to become idle
 
 
 class Gateway:
-    """Wraps the routes of one listener: exact paths first, everything else by the ASGI application. `access` may be replaced at any time (a reload).
+    """Wraps the routes of one listener: direct ones first, everything else by the ASGI application. `access` may be replaced at any time (a reload).
 
     `is_open(head, query)` names the requests that need no token here. `on_finished` gets each visit when all that
     it held has been given back.
@@ -40,7 +40,7 @@ class Gateway:
     def __init__(
         self,
         app: ASGIApp,
-        exact: ExactRoutes,
+        routes: DirectRoutes,
         *,
         access: Access,
         is_open: Callable[[Head, bytes], bool],
@@ -52,7 +52,7 @@ class Gateway:
     ) -> None:
         self.access = access
         self._app = app
-        self._exact = exact
+        self._routes = RouteTable(routes)
         self._is_open = is_open
         self._grace = grace
         self._cleanup_s = cleanup_s + CLEANUP_MARGIN_S
@@ -104,11 +104,11 @@ class Gateway:
             await answer_error(visit, error, sender)
 
     async def _route(self, visit: Visit, scope: Any, receive: Receive, send: Send) -> None:
-        methods = self._exact.get(visit.path)
-        if methods is None:
+        found = self._routes.find(visit.path)
+        if found is None:
             await self._app(scope, receive, send)
         else:
-            await serve_exact(visit, methods, scope, receive, send)
+            await serve_direct(visit, found, scope, receive, send)
 
     def _admit(self, visit: Visit, scope: Any) -> None:
         head = Head(

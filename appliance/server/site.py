@@ -12,7 +12,7 @@ from appliance.config.loading import Configuration
 from appliance.config.tokens import Token
 from appliance.server.access import Access, Head
 from appliance.server.app import make_app
-from appliance.server.exchange import ExactRoutes
+from appliance.server.exchange import DirectRoutes
 from appliance.server.gateway import Gateway
 from appliance.server.routes import OBSERVABILITY_PATHS, OPEN_PATHS
 from appliance.server.routes.health import health_routes
@@ -49,7 +49,7 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
     throttle = GuessThrottle(trio.current_time)
     access = Access(components.configuration, tokens, throttle)
     observed = {**health_routes(components), **metrics_routes(components)}
-    exact = {
+    routes = {
         **observed,
         **status_routes(components),
         **models_routes(components),
@@ -61,7 +61,7 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
     add_picture_route(api, components)
     observability = make_app("observability", components.log)
 
-    def wrap(app: QuartTrio, routes: ExactRoutes, is_open: Callable[[Head, bytes], bool]) -> Gateway:
+    def wrap(app: QuartTrio, routes: DirectRoutes, is_open: Callable[[Head, bytes], bool]) -> Gateway:
         return Gateway(
             app,
             routes,
@@ -75,7 +75,7 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
         )
 
     return Site(
-        api=wrap(api, exact, lambda head, query: head.path in OPEN_PATHS or is_signed_picture(head, query)),
+        api=wrap(api, routes, lambda head, query: head.path in OPEN_PATHS or is_signed_picture(head, query)),
         observability=wrap(observability, observed, lambda head, _query: head.path in OBSERVABILITY_PATHS),
         throttle=throttle,
     )

@@ -3,11 +3,11 @@
 from typing import Any
 
 from appliance.components import Components
-from appliance.server.exchange import Answer, ExactRoutes, Request, json_answer
+from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
 from appliance.server.healthviews import readiness, upstreams
 
 
-def health_routes(components: Components) -> ExactRoutes:
+def health_routes(components: Components) -> DirectRoutes:
     """Contract 2."""
 
     async def health(_request: Request) -> Answer:

@@ -16,7 +16,7 @@ from appliance.protocol.images import Image, image_answer, image_item, parse_ima
 from appliance.protocol.magic import EXTENSION, MIME
 from appliance.server.access import Head
 from appliance.server.app import current_visit
-from appliance.server.exchange import Answer, ExactRoutes, Request, json_answer
+from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
 from appliance.server.language import routing_headers
 from appliance.server.visit import Visit
 from appliance.storage.images import ImageReader
@@ -27,7 +27,7 @@ PIECE_BYTES = 262_144
 _TYPE_BY_EXTENSION = {extension: kind for kind, extension in EXTENSION.items()}
 
 
-def generation_routes(components: Components) -> ExactRoutes:
+def generation_routes(components: Components) -> DirectRoutes:
     """Contract 4: drawing."""
 
     async def generate(request: Request) -> Answer:

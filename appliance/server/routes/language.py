@@ -1,11 +1,11 @@
 """Chat, completions, responses, embeddings and rerank: five paths, one way through."""
 
 from appliance.components import Components
-from appliance.server.exchange import ExactRoutes
+from appliance.server.exchange import DirectRoutes
 from appliance.server.language import language_handler
 
 
-def language_routes(components: Components) -> ExactRoutes:
+def language_routes(components: Components) -> DirectRoutes:
     """Contract 3."""
     return {
         "/v1/chat/completions": {"POST": language_handler(components, "chat")},

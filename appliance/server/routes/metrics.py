@@ -2,10 +2,10 @@
 
 from appliance.components import Components
 from appliance.protocol.errors import NotFound
-from appliance.server.exchange import Answer, ExactRoutes, Request
+from appliance.server.exchange import Answer, DirectRoutes, Request
 
 
-def metrics_routes(components: Components) -> ExactRoutes:
+def metrics_routes(components: Components) -> DirectRoutes:
     """Contract 2; METRICS_ENABLED=false answers 404."""
 
     async def metrics(_request: Request) -> Answer:

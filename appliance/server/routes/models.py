@@ -9,10 +9,10 @@ from appliance.components import Components
 from appliance.config.alias import Alias
 from appliance.dispatch.catalogue import CatalogueEntry
 from appliance.server.app import json_response
-from appliance.server.exchange import Answer, ExactRoutes, Request, json_answer
+from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
 
 
-def models_routes(components: Components) -> ExactRoutes:
+def models_routes(components: Components) -> DirectRoutes:
     """Contract 3: all of them."""
 
     async def models(_request: Request) -> Answer:

@@ -4,11 +4,11 @@ import trio
 
 from appliance import __version__
 from appliance.components import Components
-from appliance.server.exchange import Answer, ExactRoutes, Request, json_answer
+from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
 from appliance.server.healthviews import readiness
 
 
-def status_routes(components: Components) -> ExactRoutes:
+def status_routes(components: Components) -> DirectRoutes:
     """Contract 2."""
 
     async def status(_request: Request) -> Answer:

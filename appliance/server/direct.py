@@ -1,17 +1,18 @@
-"""Exact routes: the way in for paths without variables, one dictionary look-up instead of a web framework's layers.
+"""Direct routes: the way in for the paths that clients ask all day, a dictionary look-up instead of a framework's layers.
 
-They are the paths that every client asks all day: quart's dispatch alone costs more than all that we do for them.
+Quart's dispatch alone costs more than all that we do for them.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from appliance.protocol.errors import MethodNotAllowed
 from appliance.server.connection_requests import CALL_WHEN_LEFT
-from appliance.server.exchange import Answer, Handler, Request
+from appliance.server.exchange import Answer, DirectRoutes, Handler, Request
 from appliance.server.visit import Visit
 
 Receive = Callable[[], Awaitable[Any]]
@@ -22,19 +23,45 @@ class ClientLeft(Exception):
     """The client was gone before its request was complete: there is nobody to answer."""
 
 
-async def serve_exact(
-    visit: Visit, methods: Mapping[str, Handler], scope: Mapping[str, Any], receive: Receive, send: Send
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A route for one path: its template, its handlers by method, and what stood where the template has a variable."""
+
+    template: str
+    methods: Mapping[str, Handler]
+    variable: str = ""
+
+
+class RouteTable:
+    """Paths to handlers. A path is looked up as it is, then without its last segment for a template that ends in one."""
+
+    def __init__(self, routes: DirectRoutes) -> None:
+        self.templates = frozenset(routes)
+        self._exact = {path: Found(path, methods) for path, methods in routes.items() if "<" not in path}
+        self._below = {path.rpartition("/")[0]: path for path in routes if "<" in path}
+        self._routes = routes
+
+    def find(self, path: str) -> Found | None:
+        found = self._exact.get(path)
+        if found is not None:
+            return found
+        head, _, variable = path.rpartition("/")
+        template = self._below.get(head)
+        return Found(template, self._routes[template], variable) if template is not None and variable else None
+
+
+async def serve_direct(visit: Visit, found: Found, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
     """Read the body, call the handler, send its answer; a client that leaves cancels the handler at once.
 
     Raises what the handler raises, MethodNotAllowed, ClientLeft.
     """
-    visit.route = visit.path
+    visit.route = found.template
     method = scope["method"]
-    handler = methods.get("GET" if method == "HEAD" else method)
+    handler = found.methods.get("GET" if method == "HEAD" else method)
     if handler is None:
-        raise MethodNotAllowed(method, _allowed(methods))
-    request = Request(visit, method, scope["headers"], await _read_body(receive))
+        raise MethodNotAllowed(method, _allowed(found.methods))
+    body = await _read_body(receive)
+    request = Request(visit, method, scope["headers"], body, scope["query_string"], found.variable)
     call_when_left = scope["extensions"].get(CALL_WHEN_LEFT)
     if call_when_left is not None:
         with trio.CancelScope() as answering:
