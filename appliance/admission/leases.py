@@ -1,7 +1,7 @@
 """Leases: the slots of each class and capability, who holds them, and their way back."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -38,7 +38,7 @@ class SlotStatistics:
 class Leases:
     """A CapacityLimiter for each class and capability; tokens are borrowed on behalf of request ids.
 
-    It never queues: a full class raises at once. Borrowing twice for one request raises RuntimeError, giving
+    A client never queues: a full class raises at once. Borrowing twice for one request raises RuntimeError, giving
     back what is not held is impossible, so a slot comes back exactly once.
     """
 
@@ -60,23 +60,40 @@ class Leases:
     @contextmanager
     def hold(self, request_id: str, backend_class: str, capability: Capability) -> Iterator[None]:
         """Hold a slot until the context ends. Raises BackendOverloaded at once when there is none."""
-        limiter = self._limiters[backend_class, capability]
         try:
-            limiter.acquire_on_behalf_of_nowait(request_id)
+            self._limiters[backend_class, capability].acquire_on_behalf_of_nowait(request_id)
         except trio.WouldBlock:
-            raise BackendOverloaded(
-                backend_class=backend_class,
-                route_kind=capability,
-                limit=int(limiter.total_tokens),
-                retry_after_s=RETRY_AFTER_S,
-            ) from None
+            raise self._overloaded(backend_class, capability) from None
+        with self._held(request_id, backend_class, capability):
+            yield
+
+    @asynccontextmanager
+    async def hold_within(
+        self, timeout_s: float, request_id: str, backend_class: str, capability: Capability
+    ) -> AsyncIterator[None]:
+        """The same for what the gateway itself has begun and would have to give up: wait for a slot, so long at most."""
+        with trio.move_on_after(timeout_s) as waiting:
+            await self._limiters[backend_class, capability].acquire_on_behalf_of(request_id)
+        if waiting.cancelled_caught:
+            raise self._overloaded(backend_class, capability)
+        with self._held(request_id, backend_class, capability):
+            yield
+
+    @contextmanager
+    def _held(self, request_id: str, backend_class: str, capability: Capability) -> Iterator[None]:
         key = (backend_class, capability, request_id)
         self._since[key] = trio.current_time()
         try:
             yield
         finally:
             del self._since[key]
-            limiter.release_on_behalf_of(request_id)
+            self._limiters[backend_class, capability].release_on_behalf_of(request_id)
+
+    def _overloaded(self, backend_class: str, capability: Capability) -> BackendOverloaded:
+        limit = int(self._limiters[backend_class, capability].total_tokens)
+        return BackendOverloaded(
+            backend_class=backend_class, route_kind=capability, limit=limit, retry_after_s=RETRY_AFTER_S
+        )
 
     def statistics(self) -> tuple[SlotStatistics, ...]:
         """Every class and capability, sorted by name, with the holders as they are now."""

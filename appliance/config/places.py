@@ -15,8 +15,11 @@ _FOUND_FILES = {
     "backends_config_path": "backends.yaml",
     "model_aliases_path": "model_aliases.json",
     "tools_registry_path": "tools_registry.json",
+    "agent_specs_path": "agent_specs.json",
 }
-_BELOW_STATE = frozenset({"request_log_path", "ui_image_dir", "tools_log_path", "tools_log_dir"})
+_BELOW_STATE = frozenset(
+    {"request_log_path", "ui_image_dir", "tools_log_path", "tools_log_dir", "agent_runs_log_dir", "agent_runs_log_path"}
+)
 
 
 def choose_state_dir(environ: Mapping[str, str], findings: Findings) -> Path:

@@ -30,6 +30,8 @@ Names = Annotated[tuple[str, ...], BeforeValidator(parse_names)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(parse_paths)]
 ToolsLogMode = Literal["ndjson", "per_invocation", "both"]
 ToolsDurability = Literal["strict", "batch"]
+RunsLogMode = Literal["per_run", "ndjson", "both"]
+Slots = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
@@ -186,3 +188,23 @@ class Settings(BaseModel):
         "strict",
         description="strict: a run with side effects is on the disk before its answer leaves; batch: within 50 ms.",
     )
+
+    # Agents
+    agent_specs_path: Path | None = Field(
+        None, description="The agents (JSON); none: `default`, with the model `fast`."
+    )
+    agent_runs_log_mode: RunsLogMode = Field(
+        "per_run", description="Transcripts: one file per_run, one journal (ndjson), or both."
+    )
+    agent_runs_log_dir: Path = Field(Path("agent"), description="Where runs are kept (below the state directory).")
+    agent_runs_log_path: Path = Field(
+        Path("agent/runs.jsonl"), description="The journal of finished runs (below the state directory)."
+    )
+    agent_runs_total_max_bytes: Bytes = Field(
+        2_000_000_000, description="All transcripts together; the oldest go first. 0: no limit."
+    )
+    agent_backend_concurrency_ollama: Slots = Field(4, description="Runs at a time on classes of provider `ollama`.")
+    agent_backend_concurrency_mlx: Slots = Field(2, description="Runs at a time on the class `local_mlx`.")
+    agent_queue_max: Annotated[int, Field(ge=0)] = Field(32, description="Runs that may wait for their turn.")
+    agent_queue_timeout_sec: Seconds = Field(2, description="A run, and each of its model calls, waits this long.")
+    agent_shed_heavy: Flag = Field(True, description="Runs of tier 1 and 2 do not wait: they are refused at once.")

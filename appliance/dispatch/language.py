@@ -41,20 +41,59 @@ def admit_language(
 ) -> LanguageJob:
     """Route, then capability, readiness, slot, alias caps, in the contract's order. Raises what each of them raises."""
     route = choose_language(request, x_backend=x_backend, request_type=request_type, router=dispatcher.router)
+    served = _decide(dispatcher, request, route)
+    dispatcher.admit(caller, served.backend_class, served.capability, probed=served.probed)
+    return _job(dispatcher, caller, request, route, served)
+
+
+def route_language(dispatcher: Dispatcher, request: LanguageRequest) -> LanguageRoute:
+    """Where a request goes, for callers that route once and call often. Raises what routing and capability raise."""
+    route = choose_language(request, x_backend=None, request_type=None, router=dispatcher.router)
+    _decide(dispatcher, request, route)
+    return route
+
+
+async def admit_routed(
+    dispatcher: Dispatcher, caller: Caller, request: LanguageRequest, route: LanguageRoute, *, wait_s: float
+) -> LanguageJob:
+    """One more call of something that was routed before; it waits for a slot, `wait_s` at most."""
+    served = _decide(dispatcher, request, route)
+    await dispatcher.admit_within(wait_s, caller, served.backend_class, served.capability, probed=served.probed)
+    return _job(dispatcher, caller, request, route, served)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """Who serves a route."""
+
+    backend_class: BackendClass
+    backend: LanguageBackend
+    capability: Capability
+
+    @property
+    def probed(self) -> bool:
+        return self.backend_class.provider != "mock_chat"
+
+
+def _decide(dispatcher: Dispatcher, request: LanguageRequest, route: LanguageRoute) -> _Served:
     capability = CAPABILITY[request.kind]
     backend_class = dispatcher.decide(route.backend_class, capability)
-    backend = _find_backend(dispatcher, backend_class, capability)
-    dispatcher.admit(caller, backend_class, capability, probed=backend_class.provider != "mock_chat")
+    return _Served(backend_class, _find_backend(dispatcher, backend_class, capability), capability)
+
+
+def _job(
+    dispatcher: Dispatcher, caller: Caller, request: LanguageRequest, route: LanguageRoute, served: _Served
+) -> LanguageJob:
     body = apply_caps(request, route.alias)
     kind: LanguageKind = request.kind
-    translated = kind == "responses" and "responses" not in backend.kinds(backend_class)
+    translated = kind == "responses" and "responses" not in served.backend.kinds(served.backend_class)
     if translated:
         kind, body = "chat", to_chat(body)
     named = body if body.get("model") == route.model else {**body, "model": route.model}
     first_byte_s, total_s = _deadlines(dispatcher.settings, stream=request.stream)
     call = LanguageCall(
         request_id=caller.request_id,
-        backend_class=backend_class,
+        backend_class=served.backend_class,
         kind=kind,
         model=route.model,
         body=named,
@@ -63,7 +102,7 @@ def admit_language(
         idle_s=dispatcher.settings.backend_idle_timeout_sec,
         total_s=total_s,
     )
-    return LanguageJob(call, route, backend, translated)
+    return LanguageJob(call, route, served.backend, translated)
 
 
 async def answer(dispatcher: Dispatcher, job: LanguageJob) -> bytes:

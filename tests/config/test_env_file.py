@@ -137,7 +137,7 @@ def test_a_slip_in_a_name_gets_a_warning(load: Load, name: str, near: str) -> No
 @pytest.mark.parametrize(
     "name",
     [
-        "SOME_ALLOW_SHELL", "AGENT_SPECS_PATH", "AGENT_QUEUE_MAX", "SOME_LOG_MODE", "ROUTER",
+        "SOME_ALLOW_SHELL", "AGENCY_SPECS_PATH", "QUEUE_MAX", "SOME_LOG_MODE", "ROUTER",
         "OLLAMA_HOST", "OLLAMA_MODELS", "HOST", "PORT", "PATH", "GATEWAY_INTERFACE", "BACKEND_FLAVOUR",
     ],
 )  # fmt: skip
