@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.config.agent_specs import AgentSpec, read_agent_specs
 from appliance.config.alias import Alias
 from appliance.config.aliases import built_in_aliases, read_aliases
 from appliance.config.backends import resolve_backends
@@ -33,6 +34,7 @@ class Configuration:
     origins: Mapping[str, str]
     backends: Backends
     aliases: Mapping[str, Alias]
+    agents: Mapping[str, AgentSpec]
     tokens: tuple[Token, ...]
     token_source: str | None
     state_dir: Path
@@ -52,12 +54,14 @@ def load_configuration(environ: Mapping[str, str], *, etc: Path = ETC) -> Config
     backends = resolve_backends(given, texts, findings)
     aliases = read_aliases(given, backends, findings)
     given = choose_default_backend(given, backends, aliases, findings)
+    agents = read_agent_specs(given, findings)
     findings.stop()
     return Configuration(
         settings=given.settings,
         origins=given.origins,
         backends=backends,
         aliases={**built_in_aliases(given.settings.default_backend, backends), **aliases},
+        agents=agents,
         tokens=tokens.tokens,
         token_source=tokens.source,
         state_dir=state_dir,
