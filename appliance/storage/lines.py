@@ -1,11 +1,11 @@
 """Lines: append whole lines to a file that is turned over when it is full. Blocking, one call a batch."""
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.storage.atomic import Write, write_all
+from appliance.storage.private import open_to_append
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ def append_lines(path: Path, data: bytes, max_bytes: int, write: Write = os.writ
 
     The file is opened for every batch (20 us): a file that somebody moved or removed is simply begun anew.
     """
-    file = _open_private(path)
+    file = open_to_append(path)
     try:
         turned_over = False
         size = os.fstat(file).st_size
@@ -32,7 +32,7 @@ def append_lines(path: Path, data: bytes, max_bytes: int, write: Write = os.writ
             os.rename(path, path.with_name(f"{path.name}.1"))
             os.close(file)
             file = -1
-            file = _open_private(path)
+            file = open_to_append(path)
             size, turned_over = 0, True
         torn_tail = size > 0 and os.pread(file, 1, size - 1) != b"\n"
         _append(file, b"\n" + data if torn_tail else data, size, write)
@@ -48,26 +48,3 @@ def _append(file: int, data: bytes, size: int, write: Write) -> None:
     except OSError:
         os.ftruncate(file, size)  # the batch is written again later: what got in now would be there twice
         raise
-
-
-def _open_private(path: Path) -> int:
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        file = os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(path, flags, 0o600)
-    try:
-        _make_private(file, path)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
-
-
-def _make_private(file: int, path: Path) -> None:
-    status = os.fstat(file)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"{path} is not a regular file")
-    if stat.S_IMODE(status.st_mode) != 0o600:
-        os.fchmod(file, 0o600)
