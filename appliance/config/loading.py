@@ -18,6 +18,7 @@ from appliance.config.reading import read_settings
 from appliance.config.settings import Settings
 from appliance.config.tokens import Token
 from appliance.config.tokensources import collect_tokens
+from appliance.config.toolroots import check_file_roots
 
 ETC = Path("/etc/appliance")
 
@@ -49,6 +50,7 @@ def load_configuration(environ: Mapping[str, str], *, etc: Path = ETC) -> Config
     state_dir = choose_state_dir(environ, findings)
     given = place_paths(read_settings(variables, findings), environ, state_dir, etc)
     check_settings(given, findings)
+    check_file_roots(given, environ, state_dir=state_dir, etc=etc, findings=findings)
     tokens = collect_tokens(given, environ, findings)
     texts = {name: variable.text for name, variable in variables.items()}
     backends = resolve_backends(given, texts, findings)

@@ -11,6 +11,7 @@ from appliance.config.values import (
     parse_boolean,
     parse_host,
     parse_host_names,
+    parse_host_ports,
     parse_names,
     parse_networks,
     parse_paths,
@@ -25,6 +26,7 @@ Flag = Annotated[bool, BeforeValidator(parse_boolean)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
 Host = Annotated[str, AfterValidator(parse_host)]
 HostNames = Annotated[tuple[str, ...], BeforeValidator(parse_host_names)]
+HostPorts = Annotated[tuple[str, ...], BeforeValidator(parse_host_ports)]
 BaseUrl = Annotated[str, AfterValidator(parse_base_url)]
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_names)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(parse_paths)]
@@ -164,8 +166,9 @@ class Settings(BaseModel):
     tools_shell_allowed_cmds: Names = Field((), description="Programs that `shell` may start, by name or path (csv).")
     tools_fs_roots: Paths = Field((), description="Directories that file tools may use (csv).")
     tools_fs_max_bytes: Bytes = Field(200_000, description="Longest content read or written at once.")
-    tools_http_allowed_hosts: Names = Field(
-        ("127.0.0.1", "localhost"), description="Hosts, or host:port, that `http_fetch` may ask (csv)."
+    tools_http_allowed_hosts: HostPorts = Field(
+        ("127.0.0.1", "localhost"),
+        description="Hosts that fetches may ask (csv): `host` for any of its ports, `host:port` for that one.",
     )
     tools_http_timeout_sec: Seconds = Field(10, description="A fetch must end within this.")
     tools_http_max_bytes: Bytes = Field(200_000, description="Longest body that a fetch returns.")

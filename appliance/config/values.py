@@ -64,6 +64,29 @@ def parse_host_names(value: object) -> object:
     return tuple(parse_host(item) for item in split_csv(value)) if isinstance(value, str) else value
 
 
+def parse_host_port(text: str) -> tuple[str, int | None]:
+    """`host`, `host:port` or `[v6]:port`; the host as `parse_host` gives it, None for any port."""
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or (text.count(":") > 1 and not host.endswith("]")):  # a bare IPv6 address has no port
+        return parse_host(text), None
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
+        raise ValueError(f"{_quoted(text)} has no valid port: write host:port, with a port from 1 to 65535")
+    return parse_host(host), int(port)
+
+
+def parse_host_ports(value: object) -> object:
+    """Each entry in its one form: brackets around an IPv6 address that has a port, and only there."""
+    if not isinstance(value, str):
+        return value
+    return tuple(dict.fromkeys(_host_port(*parse_host_port(item)) for item in split_csv(value)))
+
+
+def _host_port(host: str, port: int | None) -> str:
+    if port is None:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse_names(value: object) -> object:
     """Names with commas between them; the same name twice counts once."""
     return tuple(dict.fromkeys(split_csv(value))) if isinstance(value, str) else value

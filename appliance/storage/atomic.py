@@ -15,6 +15,11 @@ Write = Callable[[int, memoryview], int]
 """What puts bytes into an open file and says how many: `os.write`, or a test's full disk."""
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_TEMPORARY_CHARS = 32  # of the name that a temporary one begins with; 255 bytes are the most a name can have
+
+
+def _nothing() -> None:
+    return
 
 
 class UnsafePath(OSError):
@@ -30,17 +35,35 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool, w
     """
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
-        try:
-            _write_new(temporary, data, mode=mode, directory=directory, durable=durable, write=write)
-            os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-        except BaseException:
-            _unlink_if_there(temporary, directory)
-            raise
-        if durable:
-            os.fsync(directory)
+        write_atomic_at(directory, path.name, data, mode=mode, durable=durable, write=write)
     finally:
         os.close(directory)
+
+
+def write_atomic_at(
+    directory: int,
+    name: str,
+    data: bytes,
+    *,
+    mode: int,
+    durable: bool,
+    write: Write = os.write,
+    before_rename: Callable[[], None] = _nothing,
+) -> None:
+    """As `write_atomic`, below an open directory, which stays open and needs to be readable for `durable`.
+
+    What `before_rename` raises stops it: then nothing was written.
+    """
+    temporary = f".{name[:_TEMPORARY_CHARS]}.{secrets.token_hex(8)}.tmp"
+    try:
+        _write_new(temporary, data, mode=mode, directory=directory, durable=durable, write=write)
+        before_rename()
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        _unlink_if_there(temporary, directory)
+        raise
+    if durable:
+        os.fsync(directory)
 
 
 def is_temporary(name: str) -> bool:

@@ -16,11 +16,14 @@ async def connect(address: Address, tls: ssl.SSLContext) -> trio.abc.Stream:
 
     Closed again on every way out but success.
     """
-    stream = await _connect_tcp(address.host, address.port)
-    if address.scheme == "http":
-        return stream
+    stream = await connect_tcp(address.host, address.port)
+    return stream if address.scheme == "http" else await secure(stream, tls, name=address.host)
+
+
+async def secure(stream: trio.abc.Stream, tls: ssl.SSLContext, *, name: str) -> trio.abc.Stream:
+    """Speak TLS with whoever has a certificate for `name`. Raises trio.BrokenResourceError; closes the stream then."""
     # Without a closing alert an end is still an end: JSON and event streams say themselves whether they are complete.
-    secured = trio.SSLStream(stream, tls, server_hostname=address.host, https_compatible=True)
+    secured = trio.SSLStream(stream, tls, server_hostname=name, https_compatible=True)
     try:
         await secured.do_handshake()
     except BaseException:
@@ -29,8 +32,8 @@ async def connect(address: Address, tls: ssl.SSLContext) -> trio.abc.Stream:
     return secured
 
 
-async def _connect_tcp(host: str, port: int) -> trio.SocketStream:
-    """An address is dialled as it is; a name is looked up in a thread, and its addresses are raced."""
+async def connect_tcp(host: str, port: int) -> trio.SocketStream:
+    """An address is dialled as it is; a name is looked up in a thread, and its addresses are raced. Raises OSError."""
     family = _family(host)
     if family is None:
         return await trio.open_tcp_stream(host, port)

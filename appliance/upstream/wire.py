@@ -19,24 +19,27 @@ _TOO_MANY = "answered with too many headers"
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """The head of the answer. `length`: what Content-Length says. `until_close`: the body ends with the connection."""
+    """The head of the answer. `length`: what Content-Length says. `until_close`: the body ends with the connection.
+    `location`: where a redirect points."""
 
     status: int
     content_type: str
     retry_after: str | None
     length: int | None
     until_close: bool
+    location: str | None = None
 
 
 class ResponseReader:
     """One response, fed as it comes, cut anywhere. Never raises.
 
     After each feed: `take()` gives the body so far; then `problem` says, in words that follow the backend's name, why
-    no more will come; `ended` says that the body is complete. 1xx responses are skipped, redirects, compression and
-    protocol switches are problems. What follows a complete response is ignored: its connection is not used again.
+    no more will come; `ended` says that the body is complete. 1xx responses are skipped; redirects (unless they are
+    wanted), compression and protocol switches are problems. What follows a complete response is ignored: its connection is not used again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, redirects: bool = False) -> None:
+        self._redirects = redirects
         self.head: ResponseHead | None = None
         self.problem: str | None = None
         self.ended = False
@@ -101,7 +104,7 @@ class ResponseReader:
         if 100 <= status < 200 and status != 101:
             self._headers.clear()
             return
-        problem = unacceptable(status, self._headers)
+        problem = unacceptable(status, self._headers, redirects=self._redirects)
         if problem is not None:
             self._refuse(problem)
             return
@@ -116,13 +119,13 @@ class ResponseReader:
             self.ended = True
 
 
-def unacceptable(status: int, headers: dict[bytes, bytes]) -> str | None:
-    """Say what is wrong with a head, if anything; names in lower case."""
+def unacceptable(status: int, headers: dict[bytes, bytes], *, redirects: bool) -> str | None:
+    """Say what is wrong with a head, if anything; names in lower case. `redirects`: whether they are wanted."""
     if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
         return "compressed its answer, which it was asked not to do"
     if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
         return "answered in a transfer encoding other than chunked"
-    if 300 <= status < 400:
+    if 300 <= status < 400 and not redirects:
         return f"answered {status}, a redirect: put its real address into base_url"
     if not 200 <= status < 600:
         return f"answered {status}, which was not asked for"
@@ -131,11 +134,16 @@ def unacceptable(status: int, headers: dict[bytes, bytes]) -> str | None:
 
 def _head(status: int, headers: dict[bytes, bytes]) -> ResponseHead:
     length = headers.get(b"content-length")
-    retry_after = headers.get(b"retry-after")
     return ResponseHead(
         status=status,
-        content_type=headers.get(b"content-type", b"").decode("latin-1"),
-        retry_after=None if retry_after is None else retry_after.decode("latin-1"),
+        content_type=_text(headers, b"content-type") or "",
+        retry_after=_text(headers, b"retry-after"),
         length=None if length is None else int(length),  # llhttp has checked that it is one number of 64 bits
         until_close=length is None and b"transfer-encoding" not in headers,
+        location=_text(headers, b"location"),
     )
+
+
+def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")

@@ -66,10 +66,11 @@ def request_head(call: UpstreamCall, address: Address) -> bytes:
     headers.update(call.headers)
     if call.body or call.method not in ("GET", "HEAD"):
         headers["Content-Length"] = str(len(call.body))
-    return f"{call.method} {address.target} HTTP/1.1\r\n{_lines(headers)}\r\n".encode("latin-1")
+    return f"{call.method} {address.target} HTTP/1.1\r\n{header_lines(headers)}\r\n".encode("latin-1")
 
 
-def _lines(headers: Mapping[str, str]) -> str:
+def header_lines(headers: Mapping[str, str]) -> str:
+    """The lines as they are sent. Raises BadAddress for a header that would end its line, or that latin-1 lacks."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines or not _is_latin(lines):
         raise BadAddress("cannot be sent this request: a header holds a control character")
