@@ -19,14 +19,21 @@ from appliance.dispatch.routing import build_router
 from appliance.protocol.ids import NewId, new_id
 from appliance.storage.images import ImageStore, load_image_store
 from appliance.storage.journal import RequestJournal
+from appliance.storage.records import RecordLog
 from appliance.storage.signing import UrlSigner, load_or_create_key
 from appliance.telemetry.log import Log
 from appliance.telemetry.metrics import Metrics
 from appliance.telemetry.readings import Readings
+from appliance.toolbus.base import ToolEnvironment
+from appliance.toolbus.bus import ToolBus
+from appliance.toolbus.registry import build_tools
 from appliance.upstream.client import UpstreamClient, open_upstream
 from appliance.upstream.health import HealthBoard
+from appliance.upstream.names import resolve
 
 PICTURE_THREADS = 8  # hashing and writing; more would only queue inside the disk
+FILE_THREADS = 8  # as many as tools run at a time, by default
+RECORD_THREADS = 2  # its own, like the journal's
 JOURNAL_THREADS = 2  # its own: pictures on a hung disk must not starve it; the second is for one that was abandoned
 
 
@@ -59,6 +66,8 @@ class Components:
     images: ImageStore
     signer: UrlSigner
     journal: RequestJournal | None
+    tool_records: RecordLog
+    toolbus: ToolBus
     metrics: Metrics
     lifecycle: Lifecycle
     log: Log
@@ -72,16 +81,23 @@ class Components:
             found.append("the request journal cannot be written")
         if self.images.statistics().failing:
             found.append("the picture store cannot be written")
+        if self.tool_records.statistics().failing:
+            found.append("the journal of tool runs cannot be written: tools are refused")
         return found
 
 
 @asynccontextmanager
 async def open_components(
-    configuration: Configuration, *, routes: frozenset[str], log: Log, make_id: NewId = new_id
+    configuration: Configuration,
+    *,
+    routes: frozenset[str],
+    log: Log,
+    make_id: NewId = new_id,
+    own_ports: frozenset[int] = frozenset(),
 ) -> AsyncIterator[Components]:
     """Open everything a serving process needs; services are not started. Closes what it opened.
 
-    `routes`: the templates that metrics may name. Raises OSError, ValueError where the state directory or a file that
+    `routes`: the templates that metrics may name. `own_ports`: where this process listens. Raises OSError, ValueError where the state directory or a file that
     a setting names cannot be used.
     """
     settings = configuration.settings
@@ -105,7 +121,16 @@ async def open_components(
     metrics = Metrics(version=__version__, routes=routes, readings=readings)
     router = build_router(settings, configuration.backends, configuration.aliases)
     https = any(one.base_url.startswith("https:") for one in classes.values())
+    records = _make_tool_records(settings, log)
     async with open_upstream(settings, observe=metrics.note_upstream, https=https) as upstream:
+        catalogue = _make_catalogue(configuration, upstream)
+        tools = ToolEnvironment(
+            settings=settings,
+            files=trio.CapacityLimiter(FILE_THREADS),
+            own_ports=own_ports,
+            resolve=resolve,
+            refresh_models=catalogue.refresh,
+        )
         yield Components(
             configuration=configuration,
             settings=settings,
@@ -113,10 +138,12 @@ async def open_components(
             leases=leases,
             grace=grace,
             dispatcher=Dispatcher(settings, configuration.backends, health, leases, upstream, grace, router),
-            catalogue=_make_catalogue(configuration, upstream),
+            catalogue=catalogue,
             images=images,
             signer=UrlSigner(key, settings.ui_image_ttl_sec),
             journal=journal,
+            tool_records=records,
+            toolbus=ToolBus(build_tools(tools), settings, records, grace=grace, metrics=metrics, new_id=make_id),
             metrics=metrics,
             lifecycle=Lifecycle(),
             log=log,
@@ -144,4 +171,15 @@ def _make_journal(settings: Settings, log: Log) -> RequestJournal | None:
         max_bytes=settings.request_log_max_bytes,
         limiter=trio.CapacityLimiter(JOURNAL_THREADS),
         log=log,
+    )
+
+
+def _make_tool_records(settings: Settings, log: Log) -> RecordLog:
+    return RecordLog(
+        settings.tools_log_path,
+        max_bytes=settings.tools_log_max_bytes,
+        total_max_bytes=settings.tools_log_total_max_bytes,
+        limiter=trio.CapacityLimiter(RECORD_THREADS),
+        log=log,
+        id_field="replay_id",
     )

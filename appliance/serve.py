@@ -44,6 +44,10 @@ class _Bound:
     sockets: list[socket.socket]
     url: str
 
+    @property
+    def port(self) -> int:
+        return int(self.sockets[0].getsockname()[1])
+
 
 def run(configuration: Configuration) -> int:
     """Serve until told to stop; the process's exit code. Raises ConfigError before anything listens."""
@@ -61,7 +65,8 @@ async def _serve(configuration: Configuration) -> int:
     observability = None
     if settings.observability_enabled:
         observability = _bind("OBSERVABILITY", settings.observability_host, settings.observability_port, "http")
-    async with open_components(configuration, routes=METRIC_PATHS, log=log) as components:
+    ports = frozenset(bound.port for bound in (api, observability) if bound is not None)
+    async with open_components(configuration, routes=METRIC_PATHS, log=log, own_ports=ports) as components:
         process = _Process(components, build_site(components, tokens), api, observability, tls)
         _settle_heap()
         await process.run(lambda: _announce(configuration, local, api, observability))
@@ -88,7 +93,7 @@ class _Process:
 
     async def run(self, announce: Callable[[], None]) -> None:
         """Serve until a signal says stop, then end everything in order."""
-        async with self._signals(), self._journal():
+        async with self._signals(), self._journals():
             with self._at_once:
                 async with self._services(), self._observers():
                     await self._serve_clients(announce)
@@ -102,13 +107,15 @@ class _Process:
             nursery.cancel_scope.cancel()
 
     @asynccontextmanager
-    async def _journal(self) -> AsyncIterator[None]:
-        journal = self._components.journal
+    async def _journals(self) -> AsyncIterator[None]:
+        """They outlive everything that writes into them, and end by themselves, within their own deadlines."""
+        components = self._components
+        journals = [one for one in (components.journal, components.tool_records) if one is not None]
         async with trio.open_nursery() as nursery:
-            if journal is not None:
+            for journal in journals:
                 await nursery.start(journal.run)
             yield
-            if journal is not None:
+            for journal in journals:
                 journal.close_nowait()
 
     @asynccontextmanager

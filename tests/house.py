@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from appliance.components import Components, open_components
 from appliance.config.loading import load_configuration
 from appliance.server.routes import METRIC_PATHS
@@ -39,12 +41,25 @@ class House:
             "POST", GENERATIONS, headers={**AUTH, "content-type": "application/json", **(headers or {})}, body=body
         )
 
+    async def post(self, path: str, fields: Any, *, headers: Mapping[str, str] = AUTH) -> Response:
+        body = json.dumps(fields).encode()
+        return await self.ask("POST", path, headers={**headers, "content-type": "application/json"}, body=body)
+
     def inflight(self) -> int:
         return sum(slot.inflight for slot in self.components.leases.statistics())
 
     def journal_depth(self) -> int:
         assert self.components.journal is not None
         return self.components.journal.statistics().queued
+
+
+@asynccontextmanager
+async def open_house_with_records(tmp_path: Path, **settings: str) -> AsyncIterator[House]:
+    """The same with the writer of tool records running, in threads: not for tests whose clock jumps."""
+    async with open_house(tmp_path, **settings) as house, trio.open_nursery() as nursery:
+        await nursery.start(house.components.tool_records.run)
+        yield house
+        house.components.tool_records.close_nowait()
 
 
 @asynccontextmanager

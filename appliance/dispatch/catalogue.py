@@ -3,8 +3,8 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import trio
 
@@ -106,6 +106,19 @@ class Catalogue:
                     found.setdefault(entry.id, entry)
         warnings = tuple(warning for name in self._shelves if (warning := listings[name].warning))
         return ModelList((*found.values(), *self._own.values()), warnings)
+
+    async def refresh(self) -> dict[str, dict[str, Any]]:
+        """Ask every class anew, whatever is remembered: class -> `{"ok", "models"}` or `{"ok", "error"}`."""
+        for shelf in self._shelves.values():
+            shelf.listing = replace(shelf.listing, expires=-math.inf)
+        await self.list()
+        listings = {name: shelf.listing for name, shelf in self._shelves.items()}
+        return {
+            name: {"ok": False, "error": listing.warning}
+            if listing.warning
+            else {"ok": True, "models": [model.name for model in listing.models]}
+            for name, listing in listings.items()
+        }
 
     async def find(self, model_id: str) -> CatalogueEntry:
         """The entry of this id; names of the gateway's own in any case. Asks one class at most.

@@ -21,6 +21,7 @@ from appliance.server.routes.language import language_routes
 from appliance.server.routes.metrics import metrics_routes
 from appliance.server.routes.models import add_model_route, models_routes
 from appliance.server.routes.status import status_routes
+from appliance.server.routes.tools import tool_routes
 from appliance.server.throttle import GuessThrottle
 from appliance.server.visit import Visit
 
@@ -55,6 +56,7 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
         **models_routes(components),
         **language_routes(components),
         **generation_routes(components),
+        **tool_routes(components),
     }
     api = make_app("api", components.log)
     add_model_route(api, components)

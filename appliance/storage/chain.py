@@ -1,6 +1,5 @@
 """Chain: records of one line of canonical JSON, each holding the hash of the one before. Pure: bytes in, bytes out."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

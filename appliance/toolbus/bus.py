@@ -34,7 +34,7 @@ class Records(Protocol):
         """
         ...
 
-    async def check_writable(self) -> None:
+    def check_writable(self) -> None:
         """Raises StorageFull where a record could not be written now."""
         ...
 
@@ -103,7 +103,7 @@ class ToolBus:
         replay_id = self._new_id("tool")
         async with self._slot(replay_id):
             self._schemas.check(tool, call.arguments)
-            await self._records.check_writable()
+            self._records.check_writable()
             return await self._run(caller, tool, call.arguments, replay_id)
 
     async def replay(self, replay_id: str) -> bytes | None:

@@ -55,15 +55,15 @@ class MemoryRecords:
     durable: list[bool] = field(default_factory=list)
 
     async def append(self, record_id: str, fields: Mapping[str, object], *, durable: bool) -> bytes:
-        await self.check_writable()
+        await trio.lowlevel.checkpoint()
+        self.check_writable()
         if self.gate is not None:
             await self.gate.wait()
         self.durable.append(durable)
         line = self.lines[record_id] = json.dumps(fields).encode()
         return line
 
-    async def check_writable(self) -> None:
-        await trio.lowlevel.checkpoint()
+    def check_writable(self) -> None:
         if self.full:
             raise StorageFull("The record of this run")
 

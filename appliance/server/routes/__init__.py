@@ -13,6 +13,9 @@ API_PATHS = OBSERVABILITY_PATHS | {
     "/v1/embeddings",
     "/v1/rerank",
     "/v1/images/generations",
+    "/v1/tools",
+    "/v1/tools/<name>",
+    "/v1/tools/replay/<replay_id>",
     "/ui/images/<name>",
 }
 
