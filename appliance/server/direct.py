@@ -12,7 +12,7 @@ import trio
 
 from appliance.protocol.errors import MethodNotAllowed
 from appliance.server.connection_requests import CALL_WHEN_LEFT
-from appliance.server.exchange import Answer, DirectRoutes, Handler, Request
+from appliance.server.exchange import Answer, DirectRoutes, Handler, Request, SendPiece
 from appliance.server.visit import Visit
 
 Receive = Callable[[], Awaitable[Any]]
@@ -86,14 +86,21 @@ async def send_answer(visit: Visit, answer: Answer, send: Send) -> None:
         content = b"" if visit.method == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": content, "more_body": False})
         return
-    await _send_pieces(answer.body, send)
+
+    async def send_piece(piece: bytes) -> None:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    if isinstance(answer.body, AsyncGenerator):
+        await _send_pieces(answer.body, send_piece)
+    else:
+        await answer.body(send_piece)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_pieces(pieces: AsyncGenerator[bytes, None], send: Send) -> None:
+async def _send_pieces(pieces: AsyncGenerator[bytes, None], send_piece: SendPiece) -> None:
     async with aclosing(pieces):  # a client that leaves while it is sent to must not leave it to the collector
         async for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send_piece(piece)
 
 
 async def _read_body(receive: Receive) -> bytes:

