@@ -13,7 +13,7 @@ from appliance.agents.step import RUNTIME, Action, CallModel, Finish, RunTools, 
 from appliance.agents.transcript import CANCELLED, Ended, Head, ModelStep, Requested, Step, ToolDone, ToolStep
 from appliance.protocol.errors import GatewayError, StorageFull
 
-LAST_EVENT_S = 5.0  # what the last event of a run that was cut off may take
+EDGE_EVENT_S = 5.0  # what the first event of a run and its last may take, whoever leaves
 
 
 class Model(Protocol):
@@ -55,26 +55,28 @@ async def run_agent(
     sink: Sink,
     *,
     grace: Grace,
+    runtime_s: float,
     now: Callable[[], float] = time.time,
 ) -> Ended:
     """Carry a run out to its end, which is its last event. Raises StorageFull where an event could not be kept.
 
-    The runtime budget binds whatever the run is waiting for. A run that is cancelled gets its last event in a shielded
-    scope of LAST_EVENT_S at most.
+    `runtime_s` binds whatever the run is waiting for. The first event and the last are kept in shielded scopes of
+    EDGE_EVENT_S at most: a run that has begun has its end, also when it is cancelled.
     """
     run = _Run(head, model, tools, sink, now)
-    await run.note(head.fields())
+    with grace.shield(EDGE_EVENT_S):
+        await run.note(head.fields())
     ended: Ended | None = None
     try:
-        with trio.move_on_after(head.spec.max_runtime_sec):
+        with trio.move_on_after(runtime_s):
             ended = await run.to_its_end()
-        if ended is None:
-            ended = Ended(error=RUNTIME)
+        ended = ended or Ended(error=RUNTIME)
     finally:
         if ended is None:  # the caller left, or an event could not be kept
-            with grace.shield(LAST_EVENT_S), suppress(StorageFull):  # the first reason is the one to tell
+            with grace.shield(EDGE_EVENT_S), suppress(StorageFull):  # the first reason is the one to tell
                 await run.end(Ended(error=CANCELLED))  # noqa: ASYNC102 -- the shield of Grace has its deadline
-    await run.end(ended)
+    with grace.shield(EDGE_EVENT_S):
+        await run.end(ended)
     return ended
 
 

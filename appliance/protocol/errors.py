@@ -1,6 +1,5 @@
 """Errors: each carries its answer; one table maps class to status, type, code and log level."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -189,6 +188,14 @@ class RateLimited(GatewayError):
         super().__init__(message, retry_after_s=retry_after_s)
 
 
+class AgentsBusy(GatewayError):
+    """No place for one more run: `code` says whether it was refused at once or waited in vain."""
+
+
+class ToolLoopExceeded(GatewayError):
+    """A chat whose tools the gateway runs (X-Gateway-Tools) goes on calling them."""
+
+
 class ShuttingDown(GatewayError):
     """The gateway is stopping; another one, or this one in a moment, will answer."""
 
@@ -270,30 +277,11 @@ ANSWERS: Mapping[type[GatewayError], Answer] = {
     UndeclaredTool: Answer(404, "invalid_request_error", "undeclared_tool", "info"),
     InvalidArguments: Answer(400, "invalid_request_error", "invalid_arguments", "info"),
     RateLimited: Answer(429, "rate_limit_error", "rate_limited", "info"),
+    AgentsBusy: Answer(429, "rate_limit_error", "queue_full", "info"),
+    ToolLoopExceeded: Answer(500, "server_error", "tool_loop_exceeded", "warning"),
     ShuttingDown: Answer(503, "unavailable_error", "shutting_down", "info"),
     StorageFull: Answer(507, "unavailable_error", "storage_full", "error"),
     UpstreamFailed: Answer(502, "upstream_error", "upstream_error", "warning"),
     UpstreamTimeout: Answer(504, "upstream_error", "upstream_timeout", "warning"),
     InternalError: Answer(500, "server_error", "internal_error", "error"),
 }
-
-
-def error_body(error: GatewayError) -> dict[str, object]:
-    """The body of the answer: message, type, param, code and source always, then the extra fields."""
-    fields: dict[str, object] = {
-        "message": error.message,
-        "type": error.type,
-        "param": error.param,
-        "code": error.code,
-        "source": error.source,
-    }
-    return {"error": {**fields, **error.extra}}
-
-
-def error_headers(error: GatewayError) -> dict[str, str]:
-    """The headers that go with it. Retry-After is whole seconds, rounded up: never earlier than true."""
-    headers = dict(error.headers)
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
-    return headers

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from appliance.protocol.canonical import compact_json
-from appliance.protocol.errors import GatewayError, error_body
+from appliance.protocol.error_answers import error_body
+from appliance.protocol.errors import GatewayError
 from appliance.protocol.ids import NewId
 from appliance.protocol.responses_calls import Call, Calls
 from appliance.protocol.responses_items import CallItem, PartKind, TextItem, TextKind

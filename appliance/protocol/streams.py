@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.protocol.canonical import compact_json
-from appliance.protocol.errors import GatewayError, UpstreamFailed, error_body
+from appliance.protocol.error_answers import error_body
+from appliance.protocol.errors import GatewayError, UpstreamFailed
 from appliance.protocol.sse import DONE, SseReader, SseTooLong, data_of, is_done, sse_event
 
 # A choice's finish_reason, or the last event of a native responses stream: after it, a clean end is a true end.

@@ -9,15 +9,8 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
-from appliance.protocol.errors import (
-    GatewayError,
-    InternalError,
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    error_body,
-    error_headers,
-)
+from appliance.protocol.error_answers import error_body, error_headers
+from appliance.protocol.errors import GatewayError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
 from appliance.server.gateway import log_fault
 from appliance.server.visit import Visit, visit_of
 from appliance.telemetry.log import Log

@@ -7,13 +7,8 @@ from typing import Any
 import trio
 
 from appliance.admission.grace import Grace
-from appliance.protocol.errors import (
-    GatewayError,
-    InternalError,
-    ShuttingDown,
-    error_body,
-    error_headers,
-)
+from appliance.protocol.error_answers import error_body, error_headers
+from appliance.protocol.errors import GatewayError, InternalError, ShuttingDown
 from appliance.protocol.ids import NewId
 from appliance.protocol.streams import error_event
 from appliance.server.access import Access, Head, too_large

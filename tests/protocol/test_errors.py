@@ -5,15 +5,8 @@ import inspect
 import pytest
 
 from appliance.protocol import errors
-from appliance.protocol.errors import (
-    ANSWERS,
-    BackendOverloaded,
-    GatewayError,
-    InvalidRequest,
-    UpstreamFailed,
-    error_body,
-    error_headers,
-)
+from appliance.protocol.error_answers import error_body, error_headers
+from appliance.protocol.errors import ANSWERS, BackendOverloaded, GatewayError, InvalidRequest, UpstreamFailed
 
 TYPE_BY_STATUS = {
     400: "invalid_request_error",
@@ -83,6 +76,7 @@ def test_every_429_and_503_says_when_to_come_back() -> None:
         errors.BackendNotReady(backend_class="x", reason="dead", retry_after_s=30),
         errors.ShuttingDown(),
         errors.RateLimited("Too many calls: wait a second.", 1),
+        errors.AgentsBusy("Wait.", retry_after_s=5),
     ]
     assert {type(error) for error in made} == {kind for kind, answer in ANSWERS.items() if answer.status in {429, 503}}
     assert all("Retry-After" in error_headers(error) for error in made)

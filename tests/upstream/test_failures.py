@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from appliance.protocol.errors import UpstreamFailed, error_body, error_headers
+from appliance.protocol.error_answers import error_body, error_headers
+from appliance.protocol.errors import UpstreamFailed
 from appliance.upstream.exchange import UpstreamAnswer
 from appliance.upstream.failures import failure_from_answer, parse_json_object, redact
 

@@ -1,0 +1,88 @@
+"""Live: the model and the tools of a run that happens now, through dispatch and the tool bus like anybody's."""
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from appliance.admission.grace import Grace
+from appliance.agents.runner import Model, Tools
+from appliance.agents.step import CallModel
+from appliance.agents.transcript import Head, Requested, ToolDone
+from appliance.dispatch.dispatch import Caller, Dispatcher
+from appliance.dispatch.language import admit_routed, answer
+from appliance.dispatch.routing import LanguageRoute
+from appliance.protocol.errors import InvalidArguments, RateLimited, UndeclaredTool, UnknownTool
+from appliance.protocol.language import parse_language_request
+from appliance.protocol.tools import ToolCall
+from appliance.toolbus.bus import ToolBus, ToolCaller
+
+RELEASE_S = 5.0  # what giving a slot back may take; a language backend has nothing to confirm
+
+_NOT_RUN = (InvalidArguments, RateLimited, UndeclaredTool, UnknownTool)
+
+
+class LiveModel(Model):
+    """Calls the model where the run was routed. The class's slot is held for each call, not in between.
+
+    `on_lease` is told the class, for the request's journal line.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        route: LanguageRoute,
+        *,
+        request_id: str,
+        on_lease: Callable[[str], None],
+        wait_s: float,
+        grace: Grace,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._route = route
+        self._request_id = request_id
+        self._on_lease = on_lease
+        self._wait_s = wait_s
+        self._grace = grace
+
+    async def answer(self, call: CallModel) -> bytes:
+        """Raises what dispatch and the backend raise: BackendOverloaded after `wait_s`, UpstreamFailed, ..."""
+        wanted = parse_language_request("chat", call.body, call.request)
+        stack = AsyncExitStack()
+        try:
+            caller = Caller(self._request_id, stack, self._on_lease)
+            job = await admit_routed(self._dispatcher, caller, wanted, self._route, wait_s=self._wait_s)
+            return await answer(self._dispatcher, job)
+        finally:
+            with self._grace.shield(RELEASE_S):
+                await stack.aclose()  # noqa: ASYNC102 -- the shield of Grace has its deadline
+
+
+class LiveTools(Tools):
+    """Runs tools on the bus, as the token that started the run may; what the run does not offer is not run."""
+
+    def __init__(self, bus: ToolBus, caller: ToolCaller, head: Head) -> None:
+        self._bus = bus
+        self._caller = caller
+        self._head = head
+
+    async def invoke(self, call: Requested, step: int) -> ToolDone:
+        """A call that the bus refuses is told to the model, which may do better. Raises StorageFull."""
+        if not self._head.offers(call.name):
+            return refused("unknown_tool", f"There is no tool {call.name[:64]!r} in this run.")
+        try:
+            ran = await self._bus.invoke(self._caller, ToolCall(call.name, call.arguments))
+        except _NOT_RUN as error:
+            return refused(error.code or "refused", error.message)
+        return ToolDone(
+            ok=ran.ok,
+            result=ran.result,
+            version=ran.version,
+            request_hash=ran.request_hash,
+            replay_id=ran.replay_id,
+            io_bytes=ran.io_bytes,
+            runtime_ms=ran.runtime_ms,
+        )
+
+
+def refused(kind: str, message: str) -> ToolDone:
+    """A call that was not run."""
+    return ToolDone(False, {"error": "tool_refused", "error_type": kind, "error_message": message})
