@@ -10,6 +10,8 @@ import trio
 from appliance import __version__
 from appliance.admission.grace import Grace
 from appliance.admission.leases import Leases
+from appliance.agents.admission import RunAdmission
+from appliance.agents.agents import Agents
 from appliance.backends.registry import LANGUAGE_BACKENDS
 from appliance.config.loading import Configuration
 from appliance.config.settings import Settings
@@ -20,6 +22,7 @@ from appliance.protocol.ids import NewId, new_id
 from appliance.storage.images import ImageStore, load_image_store
 from appliance.storage.journal import RequestJournal
 from appliance.storage.records import RecordLog
+from appliance.storage.runs import RunStore
 from appliance.storage.signing import UrlSigner, load_or_create_key
 from appliance.telemetry.log import Log
 from appliance.telemetry.metrics import Metrics
@@ -68,6 +71,8 @@ class Components:
     journal: RequestJournal | None
     tool_records: RecordLog
     toolbus: ToolBus
+    agents: Agents
+    agent_records: RecordLog | None
     metrics: Metrics
     lifecycle: Lifecycle
     log: Log
@@ -122,6 +127,7 @@ async def open_components(
     router = build_router(settings, configuration.backends, configuration.aliases)
     https = any(one.base_url.startswith("https:") for one in classes.values())
     records = _make_tool_records(settings, log)
+    run_records = _make_run_records(settings, log)
     async with open_upstream(settings, observe=metrics.note_upstream, https=https) as upstream:
         catalogue = _make_catalogue(configuration, upstream)
         tools = ToolEnvironment(
@@ -131,19 +137,33 @@ async def open_components(
             resolve=resolve,
             refresh_models=catalogue.refresh,
         )
+        bus = ToolBus(build_tools(tools), settings, records, grace=grace, metrics=metrics, new_id=make_id)
+        dispatcher = Dispatcher(settings, configuration.backends, health, leases, upstream, grace, router)
         yield Components(
             configuration=configuration,
             settings=settings,
             health=health,
             leases=leases,
             grace=grace,
-            dispatcher=Dispatcher(settings, configuration.backends, health, leases, upstream, grace, router),
+            dispatcher=dispatcher,
             catalogue=catalogue,
             images=images,
             signer=UrlSigner(key, settings.ui_image_ttl_sec),
             journal=journal,
             tool_records=records,
-            toolbus=ToolBus(build_tools(tools), settings, records, grace=grace, metrics=metrics, new_id=make_id),
+            toolbus=bus,
+            agents=Agents(
+                specs=configuration.agents,
+                settings=settings,
+                dispatcher=dispatcher,
+                bus=bus,
+                store=_make_run_store(settings, run_records, log),
+                admission=RunAdmission(settings, configuration.backends),
+                grace=grace,
+                versions={"gateway": __version__},
+                new_id=make_id,
+            ),
+            agent_records=run_records,
             metrics=metrics,
             lifecycle=Lifecycle(),
             log=log,
@@ -182,4 +202,30 @@ def _make_tool_records(settings: Settings, log: Log) -> RecordLog:
         limiter=trio.CapacityLimiter(RECORD_THREADS),
         log=log,
         id_field="replay_id",
+    )
+
+
+def _make_run_records(settings: Settings, log: Log) -> RecordLog | None:
+    if settings.agent_runs_log_mode == "per_run":
+        return None
+    return RecordLog(
+        settings.agent_runs_log_path,
+        max_bytes=settings.tools_log_max_bytes,
+        total_max_bytes=settings.agent_runs_total_max_bytes,
+        limiter=trio.CapacityLimiter(RECORD_THREADS),
+        log=log,
+        id_field="run_id",
+    )
+
+
+def _make_run_store(settings: Settings, journal: RecordLog | None, log: Log) -> RunStore:
+    return RunStore(
+        settings.agent_runs_log_dir,
+        total_max_bytes=settings.agent_runs_total_max_bytes,
+        durable=settings.tools_durability == "strict",
+        journal=journal,
+        keep_files=settings.agent_runs_log_mode != "ndjson",
+        files=trio.CapacityLimiter(FILE_THREADS),
+        index_limiter=trio.CapacityLimiter(1),  # SQLite has one thread of its own
+        log=log,
     )

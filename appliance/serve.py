@@ -110,11 +110,13 @@ class _Process:
     async def _journals(self) -> AsyncIterator[None]:
         """They outlive everything that writes into them, and end by themselves, within their own deadlines."""
         components = self._components
-        journals = [one for one in (components.journal, components.tool_records) if one is not None]
+        all_journals = (components.journal, components.tool_records, components.agent_records)
+        journals = [one for one in all_journals if one is not None]
         async with trio.open_nursery() as nursery:
             for journal in journals:
                 await nursery.start(journal.run)
-            yield
+            async with components.agents.store.opened():
+                yield
             for journal in journals:
                 journal.close_nowait()
 

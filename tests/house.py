@@ -55,11 +55,16 @@ class House:
 
 @asynccontextmanager
 async def open_house_with_records(tmp_path: Path, **settings: str) -> AsyncIterator[House]:
-    """The same with the writer of tool records running, in threads: not for tests whose clock jumps."""
+    """The same with the writers of records running, in threads: not for tests whose clock jumps."""
     async with open_house(tmp_path, **settings) as house, trio.open_nursery() as nursery:
-        await nursery.start(house.components.tool_records.run)
-        yield house
-        house.components.tool_records.close_nowait()
+        components = house.components
+        journals = [one for one in (components.tool_records, components.agent_records) if one is not None]
+        for journal in journals:
+            await nursery.start(journal.run)
+        async with components.agents.store.opened():
+            yield house
+        for journal in journals:
+            journal.close_nowait()
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 from appliance.agents.answers import InvalidToolCall, read_calls
 from appliance.agents.transcript import Ended, Head, ModelKind, ModelStep, Requested, Step, ToolStep
-from appliance.protocol.canonical import canonical_json, compact_json
+from appliance.protocol.canonical import canonical_json
 
 MAX_RESULT_CHARS = 20_000  # of one tool result, as the model is shown it; the transcript has all of it
 
@@ -35,8 +35,12 @@ class CallModel:
 
     @property
     def request(self) -> bytes:
-        """The exact bytes that are sent."""
-        return compact_json(self.body)
+        """The exact bytes that are sent: sorted, since the messages of a run come back sorted from its record."""
+        text = canonical_json(self.body, escape_non_ascii=False)
+        try:
+            return text.encode("utf-8")
+        except UnicodeEncodeError:  # half a surrogate pair, from a model
+            return canonical_json(self.body).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

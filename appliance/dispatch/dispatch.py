@@ -35,7 +35,7 @@ class Dispatcher:
 
         Raises BackendNotReady, BackendOverloaded.
         """
-        self._check_readiness(backend_class, probed=probed)
+        self.check_readiness(backend_class, probed=probed)
         request.stack.enter_context(self.leases.hold(request.request_id, backend_class.name, capability))
         request.on_lease(backend_class.name)
 
@@ -43,12 +43,13 @@ class Dispatcher:
         self, timeout_s: float, request: "Caller", backend_class: BackendClass, capability: Capability, *, probed: bool
     ) -> None:
         """The same for a later call of what was already admitted: waits this long for a slot before it is refused."""
-        self._check_readiness(backend_class, probed=probed)
+        self.check_readiness(backend_class, probed=probed)
         slot = self.leases.hold_within(timeout_s, request.request_id, backend_class.name, capability)
         await request.stack.enter_async_context(slot)
         request.on_lease(backend_class.name)
 
-    def _check_readiness(self, backend_class: BackendClass, *, probed: bool) -> None:
+    def check_readiness(self, backend_class: BackendClass, *, probed: bool) -> None:
+        """Raises BackendNotReady; a class that nothing probes, the mock's, is always ready."""
         if probed:
             ready, reason = self.health.is_ready(backend_class.name)
             decide_readiness(backend_class, ready=ready, reason=reason)

@@ -47,9 +47,13 @@ def admit_language(
 
 
 def route_language(dispatcher: Dispatcher, request: LanguageRequest) -> LanguageRoute:
-    """Where a request goes, for callers that route once and call often. Raises what routing and capability raise."""
+    """Where a request goes, for callers that route once and call often.
+
+    Raises what routing, capability and readiness raise.
+    """
     route = choose_language(request, x_backend=None, request_type=None, router=dispatcher.router)
-    _decide(dispatcher, request, route)
+    served = _decide(dispatcher, request, route)
+    dispatcher.check_readiness(served.backend_class, probed=served.probed)
     return route
 
 

@@ -1,5 +1,6 @@
 """Agents on the wire: what a run is asked for, its hash, and which fields of a transcript are volatile."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,11 @@ VOLATILE = frozenset(
 )
 """Fields that differ between two runs of the same thing, wherever they stand in a transcript's own structure.
 
-Times and durations, random ids, the hash chain (it covers the others), and whose run it was.
+Times and durations, random ids, the hash chain (it covers the others), and whose run it was; of a model's answer, which
+is kept as the text that came, `id` and `created`.
 """
-_OPAQUE = frozenset(
-    {"arguments", "result", "messages", "spec", "tools"}
-)  # what was said: nothing in it is ours to strip
+_OPAQUE = frozenset({"arguments", "result", "messages", "spec", "tools"})  # what was said: nothing of it is ours
+_ANSWERS_OWN = frozenset({"id", "created"})  # of a model's answer, its tool calls included
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,23 @@ def run_hash(agent: str, spec: Mapping[str, Any], messages: object, *, backend: 
 def without_volatile(value: Any) -> Any:
     """A transcript, or a part of it, without what differs between two runs of the same thing."""
     if isinstance(value, Mapping):
-        return {
-            key: item if key in _OPAQUE else without_volatile(item)
-            for key, item in value.items()
-            if key not in VOLATILE
-        }
+        return {key: _stripped(key, item) for key, item in value.items() if key not in VOLATILE}
     return [without_volatile(item) for item in value] if isinstance(value, list) else value
+
+
+def _stripped(key: str, value: Any) -> Any:
+    if key == "response" and isinstance(value, str):
+        try:
+            return _without(json.loads(value), _ANSWERS_OWN)
+        except (ValueError, RecursionError):
+            return value
+    return value if key in _OPAQUE else without_volatile(value)
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(item, names) for key, item in value.items() if key not in names}
+    return [_without(item, names) for item in value] if isinstance(value, list) else value
 
 
 def _messages(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:

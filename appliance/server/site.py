@@ -15,6 +15,7 @@ from appliance.server.app import make_app
 from appliance.server.exchange import DirectRoutes
 from appliance.server.gateway import Gateway
 from appliance.server.routes import OBSERVABILITY_PATHS, OPEN_PATHS
+from appliance.server.routes.agents import agent_routes
 from appliance.server.routes.health import health_routes
 from appliance.server.routes.images import add_picture_route, generation_routes, is_signed_picture
 from appliance.server.routes.language import language_routes
@@ -57,6 +58,7 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
         **language_routes(components),
         **generation_routes(components),
         **tool_routes(components),
+        **agent_routes(components),
     }
     api = make_app("api", components.log)
     add_model_route(api, components)

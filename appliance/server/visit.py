@@ -49,9 +49,10 @@ class Visit:
 
     def caller(self) -> Caller:
         """This request as dispatch sees it."""
-        return Caller(self.request_id, self.stack, self._note_lease)
+        return Caller(self.request_id, self.stack, self.note_lease)
 
-    def _note_lease(self, backend_class: str) -> None:
+    def note_lease(self, backend_class: str) -> None:
+        """A slot of this class was taken for the request."""
         self.backend_class = backend_class
 
     def note_disconnect(self, now: float) -> None:

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ T = TypeVar("T")
 Event = Mapping[str, Any]
 
 REMOVED_AT_ONCE = 64
+CLOSE_S = 2.0
 _ENDS = frozenset({"run_completed", "run_failed"})
 
 
@@ -74,8 +76,17 @@ class RunStore:
     def __repr__(self) -> str:
         return f"<RunStore, {self.interrupted} runs found interrupted>"
 
-    async def open(self) -> None:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
         """Make the directory and the index, and give every run that a crash cut off its end. Raises OSError."""
+        await self._open()
+        try:
+            yield
+        finally:
+            with trio.move_on_after(CLOSE_S, shield=True):
+                await self._in_index(self._index.close)
+
+    async def _open(self) -> None:
         await self._in_thread(self._files.prepare)
         await self._in_index(self._index.open)
         on_disk = await self._in_thread(lambda: set(self._files.run_ids()))
@@ -87,10 +98,6 @@ class RunStore:
             await self._in_index(lambda: self._index.remove(gone))
         if self.interrupted:
             self._log("agent_runs_interrupted", level="warning", runs=self.interrupted)
-
-    async def close(self) -> None:
-        """Close the index; runs that still go on cannot be listed any more."""
-        await self._in_index(self._index.close)
 
     async def begin(self, run_id: str) -> "RunSink":
         """Open the file of a new run. Raises StorageFull. The caller closes the sink."""

@@ -16,6 +16,9 @@ API_PATHS = OBSERVABILITY_PATHS | {
     "/v1/tools",
     "/v1/tools/<name>",
     "/v1/tools/replay/<replay_id>",
+    "/v1/agent/run",
+    "/v1/agent/runs",
+    "/v1/agent/replay/<run_id>",
     "/ui/images/<name>",
 }
 

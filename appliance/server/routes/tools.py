@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 from appliance.components import Components
-from appliance.protocol.errors import NotFound, Unauthenticated
+from appliance.protocol.errors import NotFound
 from appliance.protocol.ids import is_id
 from appliance.protocol.tools import Invocation, ToolCall, parse_arguments, parse_call
+from appliance.server.callers import tool_caller
 from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
 from appliance.server.visit import Visit
 from appliance.toolbus.base import Tool
-from appliance.toolbus.bus import ToolCaller
 
 
 def tool_routes(components: Components) -> DirectRoutes:
@@ -39,13 +39,6 @@ def tool_routes(components: Components) -> DirectRoutes:
         "/v1/tools/<name>": {"POST": run},
         "/v1/tools/replay/<replay_id>": {"GET": replay},
     }
-
-
-def tool_caller(visit: Visit) -> ToolCaller:
-    """The bearer of the request's token. Raises Unauthenticated: no path that runs tools is open."""
-    if visit.token is None:
-        raise Unauthenticated("A token is needed: send it as `Authorization: Bearer <token>`.")
-    return ToolCaller(visit.token.fingerprint, visit.token.policy)
 
 
 def may_see(visit: Visit, record: bytes) -> bool:
