@@ -10,7 +10,7 @@ from appliance.config.settings import Settings
 from appliance.config.values import split_csv
 
 _NOT_OURS = frozenset({"tools_shell_cwd", "tools_git_cwd"})  # the operator's, for other tools
-_KERNEL = (Path("/proc"), Path("/sys"), Path("/dev"))
+_KERNEL = (Path("/proc"), Path("/sys"))
 _NAMED_IN_ENVIRONMENT = ("CREDENTIALS_DIRECTORY", ENV_FILE_VARIABLE)
 
 
