@@ -1,5 +1,6 @@
 """Tool roots: the directories of file tools lie apart from what the gateway itself reads, keeps and trusts."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from appliance.config.settings import Settings
 from appliance.config.values import split_csv
 
 _NOT_OURS = frozenset({"tools_shell_cwd", "tools_git_cwd"})  # the operator's, for other tools
-_KERNEL = (Path("/proc"), Path("/sys"), Path("/dev"))
+_KERNEL = (Path("/proc"), Path("/sys"))
 _NAMED_IN_ENVIRONMENT = ("CREDENTIALS_DIRECTORY", ENV_FILE_VARIABLE)
 
 
@@ -22,19 +23,23 @@ def check_file_roots(
     A directory of its own below the state directory is fine: for a hardened service there may be no other.
     """
     settings = given.settings
-    where = given.where("tools_fs_roots")
-    if (settings.tools_allow_fs or settings.tools_allow_fs_write) and not settings.tools_fs_roots:
+    roots, where = settings.tools_fs_roots, given.where("tools_fs_roots")
+    if (settings.tools_allow_fs or settings.tools_allow_fs_write) and not roots:
         findings.warn(where, "is empty: file tools are on and have no directory")
-    ours = [etc.resolve(), *_KERNEL, *(path.resolve() for path in _own_paths(settings, environ))]
-    for root in settings.tools_fs_roots:
-        real = root.resolve()
+    ours = [*_KERNEL, *(_real(path) for path in (etc, *_own_paths(settings, environ)))] if roots else []
+    for root in roots:
+        real = _real(root)
         found = next((path for path in ours if path.is_relative_to(real) or real.is_relative_to(path)), None)
-        if found is None and state_dir.resolve().is_relative_to(real):
+        if found is None and _real(state_dir).is_relative_to(real):
             found = state_dir
         if found is not None:
             findings.refuse(where, f"{root} is not apart from {found}, which is the gateway's own: write another")
-        elif not real.is_dir():
+        elif not os.path.isdir(real):  # a closed directory above is no reason to fail
             findings.warn(where, f"{root} is no directory: file tools fail there until it is")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
 
 
 def _own_paths(settings: Settings, environ: Mapping[str, str]) -> Iterator[Path]:

@@ -69,7 +69,7 @@ class Turn:
         return self._lock.acquire(blocking=False)
 
 
-class _GivenUp(Exception):
+class GivenUp(Exception):
     """Nobody waits for this write any more."""
 
 
@@ -94,7 +94,7 @@ def replace_file(place: Place, data: bytes, turn: Turn, write: Write = os.write)
 
     def take_turn() -> None:
         if not turn.take():
-            raise _GivenUp
+            raise GivenUp
 
     with _told(), _parent(place) as parent:
         mode = _mode(parent, place.parts[-1])

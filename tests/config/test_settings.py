@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from appliance.config.settings import Settings
-from appliance.config.values import parse_base_url, parse_boolean, parse_host, parse_network, split_csv
+from appliance.config.values import (
+    parse_base_url,
+    parse_boolean,
+    parse_host,
+    parse_host_ports,
+    parse_network,
+    split_csv,
+)
 from tests.config.conftest import Load, Refuse
 
 
@@ -154,6 +161,30 @@ def test_a_network_has_one_form(text: str, network: str) -> None:
 )
 def test_a_host_has_one_form(text: str, host: str) -> None:
     assert parse_host(text) == host
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("127.0.0.1, LocalHost", ("127.0.0.1", "localhost")),
+        ("ada2.local:7860", ("ada2.local:7860",)),
+        ("::1,[::1],[::1]:9,0:0::1", ("::1", "[::1]:9")),
+        ("a.example.,a.example", ("a.example",)),
+        ("10.0.0.1:65535", ("10.0.0.1:65535",)),
+    ],
+)
+def test_hosts_with_ports_have_one_form(text: str, read: tuple[str, ...]) -> None:
+    assert parse_host_ports(text) == read
+    assert parse_host_ports(",".join(read)) == read
+
+
+@pytest.mark.parametrize(
+    "text", ["http://a", "a:0", "a:65536", "a:x", "a:", ":80", "*", "*.a", "a/b", "1.2.3", "a:08", "u@a"]
+)
+def test_what_is_no_host_with_a_port_is_refused(refuse: Refuse, text: str) -> None:
+    (mistake,) = refuse(TOOLS_HTTP_ALLOWED_HOSTS=text)
+    assert mistake.where == "TOOLS_HTTP_ALLOWED_HOSTS"
+    assert "write" in mistake.message
 
 
 @settings(deadline=None)  # two shared cores

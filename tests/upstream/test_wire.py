@@ -83,6 +83,15 @@ def test_head_says_what_it_is_asked_for():
     assert read(GOOD["until the end"][0]).head.until_close
 
 
+@pytest.mark.parametrize("status", [301, 302, 304, 307])
+def test_redirect_is_an_answer_where_it_is_wanted(status):
+    wire = b"HTTP/1.1 %d X\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n" % status
+    reader = ResponseReader(redirects=True)
+    reader.feed(wire)
+    assert (reader.ended, reader.problem) == (True, None)
+    assert (reader.head.status, reader.head.location) == (status, "/x")
+
+
 HEAD_PROBLEMS = {
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", INVALID),
     "HTTP/2 settings": (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03", INVALID),
