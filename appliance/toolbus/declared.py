@@ -55,7 +55,7 @@ class _Declared:
             home=home,
             cwd=tool.cwd or home,
             timeout_s=tool.timeout_s or settings.tools_shell_timeout_sec,
-            stdin=canonical_json(arguments).encode(),
+            stdin=canonical_json(dict(arguments)).encode(),
             stdout_max_chars=settings.tools_subprocess_stdout_max_chars,
             stderr_max_chars=settings.tools_subprocess_stderr_max_chars,
             limits=limits_of(settings),

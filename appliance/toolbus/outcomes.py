@@ -18,7 +18,7 @@ def limits_of(settings: Settings) -> Limits:
 
 def command_outcome(program: Program, result: ProgramResult) -> Outcome:
     """What `shell` and `git` show; `stdout_json` where all of stdout is JSON."""
-    parsed = parse_output(result)
+    parsed = _parsed(result)
     fields: dict[str, Any] = {"returncode": result.returncode, "stdout": result.stdout, "stderr": result.stderr}
     if parsed is not _NO_JSON:
         fields["stdout_json"] = parsed
@@ -27,7 +27,7 @@ def command_outcome(program: Program, result: ProgramResult) -> Outcome:
 
 def declared_outcome(program: Program, result: ProgramResult) -> Outcome:
     """What declared tools show (contract 6); `stdout_json` is null where stdout is no JSON."""
-    parsed = parse_output(result)
+    parsed = _parsed(result)
     fields = {
         "ok": result.returncode == 0 and not result.timed_out,
         "exit_code": result.returncode,
@@ -38,7 +38,7 @@ def declared_outcome(program: Program, result: ProgramResult) -> Outcome:
     return _outcome(program, result, fields)
 
 
-def parse_output(result: ProgramResult) -> Any:
+def _parsed(result: ProgramResult) -> Any:
     """All of stdout as the strict JSON that requests are held to; any value may stand at the top."""
     if result.stdout_cut or not result.stdout.strip():
         return _NO_JSON
