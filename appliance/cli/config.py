@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,6 +16,7 @@ from appliance.config.errors import ConfigError
 from appliance.config.loading import Configuration, load_configuration
 from appliance.config.policies import TokenPolicy
 from appliance.config.tokens import TOKEN_FILE, Token
+from appliance.config.tool_registry import ToolRegistry
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 _REDACTED = "***"
@@ -74,6 +76,10 @@ def show(*, as_json: bool) -> int:
     click.echo("aliases:")
     for alias in configuration.aliases.values():
         click.echo(f"  {_alias_text(alias)}")
+    if (registry := configuration.tool_registry) is not None:
+        click.echo(f"tools of {registry.path} (SHA-256 {registry.sha256}):")
+        for tool in registry.tools:
+            click.echo(f"  {tool.name} {tool.version}: {shlex.join(tool.argv)}")
     for warning in configuration.warnings:
         click.echo(f"warning: {warning}")
     return 0
@@ -99,8 +105,16 @@ def _shown(configuration: Configuration) -> dict[str, Any]:
         "backends": {name: _class(item) for name, item in configuration.backends.classes.items()},
         "legacy_mapping": dict(configuration.backends.legacy_mapping),
         "aliases": {name: asdict(alias) for name, alias in configuration.aliases.items()},
+        "tool_registry": _registry(configuration.tool_registry),
         "warnings": list(configuration.warnings),
     }
+
+
+def _registry(registry: ToolRegistry | None) -> dict[str, Any] | None:
+    if registry is None:
+        return None
+    tools = [{"name": tool.name, "version": tool.version, "argv": list(tool.argv)} for tool in registry.tools]
+    return {"path": str(registry.path), "sha256": registry.sha256, "tools": tools}
 
 
 def _settings(configuration: Configuration) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from appliance.config.reading import read_settings
 from appliance.config.settings import Settings
 from appliance.config.tokens import Token
 from appliance.config.tokensources import collect_tokens
+from appliance.config.tool_registry import ToolRegistry, read_tool_registry
 from appliance.config.toolroots import check_file_roots
 
 ETC = Path("/etc/appliance")
@@ -28,7 +29,8 @@ class Configuration:
     """Everything that was configured, checked together.
 
     `origins`: for each field of `settings`: `default`, `environment`, `<env file>:<line>` or `found in <directory>`.
-    `aliases`: by name in lower case, the built-in ones among them. `tokens`: may be empty on a loopback bind. `warnings`: lines for the operator, without secrets.
+    `aliases`: by name in lower case, the built-in ones among them. `tokens`: may be empty on a loopback bind.
+    `tool_registry`: None where there is no file. `warnings`: lines for the operator, without secrets.
     """
 
     settings: Settings
@@ -38,6 +40,7 @@ class Configuration:
     agents: Mapping[str, AgentSpec]
     tokens: tuple[Token, ...]
     token_source: str | None
+    tool_registry: ToolRegistry | None
     state_dir: Path
     warnings: tuple[str, ...]
 
@@ -55,6 +58,7 @@ def load_configuration(environ: Mapping[str, str], *, etc: Path = ETC) -> Config
     texts = {name: variable.text for name, variable in variables.items()}
     backends = resolve_backends(given, texts, findings)
     aliases = read_aliases(given, backends, findings)
+    tool_registry = read_tool_registry(given, findings)
     given = choose_default_backend(given, backends, aliases, findings)
     agents = read_agent_specs(given, findings)
     findings.stop()
@@ -66,6 +70,7 @@ def load_configuration(environ: Mapping[str, str], *, etc: Path = ETC) -> Config
         agents=agents,
         tokens=tokens.tokens,
         token_source=tokens.source,
+        tool_registry=tool_registry,
         state_dir=state_dir,
         warnings=tuple(findings.warnings),
     )

@@ -176,6 +176,9 @@ class Settings(BaseModel):
     tools_git_timeout_sec: Seconds = Field(20, description="A git command must end within this.")
     tools_subprocess_stdout_max_chars: Bytes = Field(20_000, description="Last characters kept of a program's output.")
     tools_subprocess_stderr_max_chars: Bytes = Field(20_000, description="Last characters kept of its error output.")
+    tools_subprocess_max_memory_bytes: Bytes = Field(
+        4_294_967_296, description="Address space that each of a tool's processes may take; 0: no limit."
+    )
     tools_log_mode: ToolsLogMode = Field(
         "ndjson", description="Records of runs: one journal, one file per_invocation, or both."
     )

@@ -1,0 +1,82 @@
+"""Git as a program: arguments by the rules, a repository by its view, a run like any other."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from appliance.toolbus.base import Outcome, ToolFailed
+from appliance.toolbus.git_repository import Repository, base_variables, find_repository, make_view, read_entries
+from appliance.toolbus.git_rules import read_git_arguments
+from appliance.toolbus.outcomes import command_outcome
+from appliance.toolbus.process import run_program
+from appliance.toolbus.program import PATH, Limits, Program
+from appliance.toolbus.scratch import open_scratch
+
+_CONFIG_MAX_CHARS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    """Where git looks, and within which bounds. `files`: the threads for file work."""
+
+    cwd: Path
+    timeout_s: float
+    stdout_max_chars: int
+    stderr_max_chars: int
+    limits: Limits
+    files: trio.CapacityLimiter
+
+    async def run(self, arguments: Sequence[str]) -> Outcome:
+        """Raises ToolFailed for arguments that do more than look on, and where there is no repository."""
+        words = read_git_arguments(arguments)
+        deadline = trio.current_time() + self.timeout_s
+        path = await trio.to_thread.run_sync(_find_git, limiter=self.files)
+        repository = await trio.to_thread.run_sync(find_repository, self.cwd, limiter=self.files)
+        async with open_scratch() as scratch:
+            listed = await self._configuration(path, repository, scratch)
+            make = partial(make_view, repository, scratch / "git", list(read_entries(listed)))
+            variables = await trio.to_thread.run_sync(make, limiter=self.files)
+            rest_s = max(deadline - trio.current_time(), 0.001)
+            program = self._program((path, "--no-pager", *words), scratch, variables, rest_s)
+            return command_outcome(program, await run_program(program))
+
+    async def _configuration(self, path: str, repository: Repository, scratch: Path) -> str:
+        """What the repository's own file says, as text: reading runs nothing, and includes are not followed."""
+        file = repository.common / "config"
+        argv = (path, "config", f"--file={file}", "--no-includes", "--null", "--list")
+        variables = {**base_variables(), "GIT_CEILING_DIRECTORIES": str(scratch.parent)}
+        program = self._program(argv, scratch, variables, self.timeout_s, cwd=scratch)
+        result = await run_program(program)
+        if result.returncode != 0 or result.stdout_cut:
+            raise ToolFailed("bad_repository", "its configuration cannot be read: `git config --list` shows why")
+        return result.stdout
+
+    def _program(
+        self,
+        argv: tuple[str, ...],
+        scratch: Path,
+        variables: Mapping[str, str],
+        timeout_s: float,
+        cwd: Path | None = None,
+    ) -> Program:
+        return Program(
+            argv=argv,
+            home=scratch,
+            cwd=cwd or self.cwd,
+            timeout_s=timeout_s,
+            stdout_max_chars=self.stdout_max_chars if cwd is None else _CONFIG_MAX_CHARS,
+            stderr_max_chars=self.stderr_max_chars,
+            limits=self.limits,
+            variables=variables,
+        )
+
+
+def _find_git() -> str:
+    found = shutil.which("git", path=PATH)
+    if found is None:
+        raise ToolFailed("program_not_found", "git was not found: install it")
+    return found
