@@ -46,15 +46,15 @@ def read_file(directory: Path, record_id: str) -> Record | None:
     if _NAME.fullmatch(name) is None:
         return None
     try:
-        file = open_to_read(directory / name)
-    except FileNotFoundError:
+        return load_file(directory / name)
+    except (FileNotFoundError, BadRecord):
         return None
-    with open(file, "rb") as stream:
-        line = stream.read().removesuffix(b"\n")
-    try:
-        return read_record(line)
-    except BadRecord:
-        return None
+
+
+def load_file(path: Path) -> Record:
+    """Read a record's file. Raises OSError, BadRecord."""
+    with open(open_to_read(path), "rb") as stream:
+        return read_record(stream.read().removesuffix(b"\n"))
 
 
 class RecordFiles:

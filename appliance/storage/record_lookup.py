@@ -91,13 +91,16 @@ class RecordLookup:
         self._end = self._covered = end
         self._oldest_segment = oldest_segment
         self._complete = trio.Event()
-        self._wanted.set()
-        self._urgent.set()
+        if end != NOWHERE:
+            self._wanted.set()
+            self._urgent.set()
 
     def note_written(self, entries: Sequence[Entry], end: Position, oldest_segment: int) -> None:
         """These are stored now, and the log begins and ends here."""
         self._end, self._oldest_segment = end, oldest_segment
         for entry in entries:
+            if entry.record_id in self._recent:
+                self._drop(entry.record_id)
             self._recent[entry.record_id] = _Recent(entry.line, end)
             self._recent_bytes += len(entry.line)
         while self._recent_bytes > RECENT_MAX_BYTES:
@@ -136,25 +139,31 @@ class RecordLookup:
 
     async def finish(self) -> None:
         """Bring the index up to the end of the log and close it, so that the next start has nothing to do."""
-        if self._open and await self._follow():
+        if self._end != NOWHERE:
+            await self._follow()
             await self._attempt(self._index.close)
 
     async def _fetch(self, record_id: str) -> bytes | None:
-        for _ in range(2):  # the second time with a new index, if the first one was stale
-            await self._wait_until_complete()
-            complete = self._complete.is_set()
-            try:
-                line = await self._in_thread(partial(self._find, record_id))
-            except (IndexDamaged, _IndexIsStale):
+        try:
+            line, complete = await self._look_up(record_id)
+        except (IndexDamaged, _IndexIsStale, OSError):
+            line, complete = None, False
+        if line is not None or complete:
+            return line
+        return await self._in_thread(partial(self._scan, record_id, self._end))
+
+    async def _look_up(self, record_id: str) -> tuple[bytes | None, bool]:
+        """The line, if the index has it, and whether that is the last word."""
+        await self._wait_until_complete()
+        complete, builds = self._complete.is_set(), self._index.builds
+        try:
+            return await self._in_thread(partial(self._find, record_id)), complete
+        except (IndexDamaged, _IndexIsStale):
+            if builds == self._index.builds:  # or else it is a new one already
                 await self._begin_anew()
-                continue
-            except OSError:
-                break
-            if line is not None or complete:
-                return line
-            break
-        scan = partial(self._scan, record_id, self._end)
-        return await self._in_thread(scan)
+        await self._wait_until_complete()
+        complete = self._complete.is_set()
+        return await self._in_thread(partial(self._find, record_id)), complete
 
     async def _wait_until_complete(self) -> None:
         if not self._failing:
@@ -191,7 +200,10 @@ class RecordLookup:
             self._complete.set()
 
     def _drop_oldest(self) -> Position:
-        dropped = self._recent.pop(next(iter(self._recent)))
+        return self._drop(next(iter(self._recent)))
+
+    def _drop(self, record_id: str) -> Position:
+        dropped = self._recent.pop(record_id)
         self._recent_bytes -= len(dropped.line)
         return dropped.end
 
