@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
@@ -15,9 +14,8 @@ from appliance.storage.record_lookup import RecordLookup
 from appliance.storage.record_parts import Entry
 from appliance.storage.record_store import RecordStore
 from appliance.storage.segments import find_end
+from appliance.storage.threads import OneThread
 from appliance.telemetry.log import Log
-
-T = TypeVar("T")
 
 BATCH_RECORDS = 256
 BATCH_BYTES = 4_194_304
@@ -61,7 +59,7 @@ class RecordWriter:
         self._log = log
         self._sync_interval_s = sync_interval_s
         self._retry_interval_s = retry_interval_s
-        self._thread = trio.CapacityLimiter(1)  # a job that was abandoned on a hung disk keeps the next one waiting
+        self._thread = OneThread()
         self._batch: list[Pending] = []
         self._head: Link | None = None  # None: the store is not open
         self._readable = False
@@ -84,7 +82,7 @@ class RecordWriter:
             self._readable = True
         elif not self._readable:
             with contextlib.suppress(OSError):
-                self._lookup.note_opened(await self._in_thread(partial(find_end, self._path)), 0)
+                self._lookup.note_opened(await self._thread.run(partial(find_end, self._path)), 0)
                 self._readable = True
         return opened
 
@@ -102,7 +100,8 @@ class RecordWriter:
 
     async def close(self) -> None:
         """Let go of the files, once the last job has ended."""
-        await self._in_thread(self._store.close)
+        await self._thread.wait_idle()
+        await self._thread.run(self._store.close)
 
     def refuse_all(self) -> None:
         """Tell everybody who waits that his record is not stored."""
@@ -186,7 +185,8 @@ class RecordWriter:
 
     async def _attempt(self, job: Callable[[], None]) -> bool:
         try:
-            await self._in_thread(job)
+            # Abandoned when the deadline of the flush passes: a disk that hangs must not hold up the end.
+            await self._thread.run(job)
         except OSError as error:
             self._note_failure(error)
             return False
@@ -201,7 +201,3 @@ class RecordWriter:
         self.errors += 1
         self.failing = True
         self._probe_at = trio.current_time() + self._retry_interval_s
-
-    async def _in_thread(self, job: Callable[[], T]) -> T:
-        # Abandoned when the deadline of the flush passes: a disk that hangs must not hold up the end.
-        return await trio.to_thread.run_sync(job, limiter=self._thread, abandon_on_cancel=True)

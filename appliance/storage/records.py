@@ -121,10 +121,7 @@ class RecordLog:
         it is not stored; ShuttingDown; TypeError, ValueError: the fields are no JSON, or use names of the chain's.
         """
         pending = Pending(record_id, make_draft({**fields, self._id_field: record_id}), durable)
-        try:
-            await self._send.send(pending)
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            raise ShuttingDown from None
+        await self._enqueue(pending)
         await pending.done.wait()
         if pending.line is None:
             raise _not_stored()
@@ -162,6 +159,15 @@ class RecordLog:
                 self._writer.refuse_all()
                 with trio.move_on_after(_CLEANUP_S, shield=True):
                     await self._writer.close()
+
+    async def _enqueue(self, pending: Pending) -> None:
+        try:
+            try:
+                self._send.send_nowait(pending)  # `send` costs one more round of the scheduler
+            except trio.WouldBlock:
+                await self._send.send(pending)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise ShuttingDown from None
 
     async def _limit_flush(self, scope: trio.CancelScope) -> None:
         await self._closing.wait()
