@@ -29,6 +29,12 @@ def _config() -> click.Command:
     return config
 
 
+def _journal() -> click.Command:
+    from appliance.cli.journal import journal
+
+    return journal
+
+
 def _version() -> click.Command:
     from appliance.cli.version import version
 
@@ -44,6 +50,7 @@ def _verify_images() -> click.Command:
 COMMANDS: Mapping[str, Row] = {
     "serve": Row("Run the gateway.", _serve),
     "config": Row("Check or show the configuration.", _config),
+    "journal": Row("Check the records of tool runs for changes.", _journal),
     "version": Row("Say which version this is.", _version),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
 }

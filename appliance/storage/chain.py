@@ -49,6 +49,7 @@ class Sealed:
 class Record:
     """A line that was read and found whole: its place, its own fields, and the hash of the record before it."""
 
+    line: bytes
     link: Link
     prev: str
     fields: Mapping[str, Any]
@@ -93,7 +94,7 @@ def read_record(line: bytes) -> Record:
         raise BadRecord("its bytes do not match its hash: something was changed")
     if sealed.line != line:
         raise BadRecord("it is not canonical JSON")
-    return Record(sealed.link, prev, fields)
+    return Record(line, sealed.link, prev, fields)
 
 
 def check_order(record: Record, before: Link | None) -> None:
@@ -137,15 +138,20 @@ def verify_lines(lines: Iterable[bytes], after: Link | None = None) -> Verificat
     records, first_seq, head = 0, None, after
     for number, line in enumerate(lines, 1):
         try:
-            if not line.endswith(b"\n"):
-                raise BadRecord("it has no end: it was torn off or is too long")
-            record = read_record(line[:-1])
-            check_order(record, head)
+            record = _read_next(line, head)
         except BadRecord as error:
             return Verification(records, first_seq, head if records else None, Flaw(number, str(error)))
         records, head = records + 1, record.link
         first_seq = first_seq or record.link.seq
     return Verification(records, first_seq, head if records else None)
+
+
+def _read_next(line: bytes, before: Link | None) -> Record:
+    if not line.endswith(b"\n"):
+        raise BadRecord("it has no end: it was torn off or is too long")
+    record = read_record(line[:-1])
+    check_order(record, before)
+    return record
 
 
 def _parse(line: bytes) -> dict[str, Any]:

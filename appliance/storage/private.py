@@ -32,12 +32,16 @@ def sync_directory(path: Path) -> None:
 
 def _checked(file: int, path: Path, *, make_private: bool) -> int:
     try:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path} is not a regular file")
-        if make_private and stat.S_IMODE(status.st_mode) != 0o600:
-            os.fchmod(file, 0o600)
+        _check(file, path, make_private=make_private)
     except BaseException:
         os.close(file)
         raise
     return file
+
+
+def _check(file: int, path: Path, *, make_private: bool) -> None:
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is not a regular file")
+    if make_private and stat.S_IMODE(status.st_mode) != 0o600:
+        os.fchmod(file, 0o600)

@@ -8,7 +8,7 @@ from pathlib import Path
 from appliance.storage.atomic import Write, write_all
 from appliance.storage.chain import GENESIS, Link
 from appliance.storage.private import open_to_append, sync_directory
-from appliance.storage.record_sink import Entry, Sync, lock_log, probe_directory, sweep_temporaries
+from appliance.storage.record_parts import Entry, Sync, lock_log, probe_directory, sweep_temporaries
 from appliance.storage.segments import Position, Segment, closed_path, list_closed, read_first_seq
 from appliance.storage.tail import find_last_good, set_aside
 

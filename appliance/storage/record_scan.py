@@ -9,8 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.storage.chain import BadRecord, read_record
 from appliance.storage.private import open_to_read
-from appliance.storage.segments import Position, closed_path, iterate_lines, list_closed, open_segment
+from appliance.storage.record_files import read_file
+from appliance.storage.segments import (
+    NOWHERE,
+    Position,
+    closed_path,
+    find_end,
+    iterate_lines,
+    list_closed,
+    open_segment,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +76,18 @@ def iterate_log(path: Path, start: Position, end: Position) -> Iterator[tuple[Po
                 yield Position(first_seq, offset), line
         finally:
             os.close(file)
+
+
+def find_stored(path: Path, directory: Path, id_field: str, record_id: str) -> bytes | None:
+    """The line of a record, without its newline, for those who do not write the log: all of it is read.
+
+    None: there is none, or it is damaged. Raises OSError.
+    """
+    line = IdReader(id_field).find_line(iterate_log(path, NOWHERE, find_end(path)), record_id)
+    if line is None:
+        record = read_file(directory, record_id)
+        return record.line if record else None
+    try:
+        return read_record(line).line
+    except BadRecord:
+        return None

@@ -24,6 +24,10 @@ class Position(NamedTuple):
     offset: int
 
 
+NOWHERE = Position(0, 0)
+"""Before every record: segments begin with record 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A closed file of a log."""
@@ -89,3 +93,19 @@ def read_first_seq(file: int, size: int) -> int | None:
         except BadRecord:
             continue
     return None
+
+
+def find_end(path: Path) -> Position:
+    """Where the log at `path` ends now, for those who do not write it; `Position(0, 0)` if it is not there."""
+    try:
+        file = open_to_read(path)
+    except FileNotFoundError:
+        size, first_seq = 0, None
+    else:
+        with open(file, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            first_seq = read_first_seq(stream.fileno(), size)
+    if first_seq is not None:
+        return Position(first_seq, size)
+    closed = list_closed(path)
+    return Position(closed[-1].first_seq, closed[-1].size) if closed else NOWHERE

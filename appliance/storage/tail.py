@@ -18,11 +18,10 @@ def find_last_good(file: int, size: int) -> tuple[int, Record | None]:
     """
     end = size
     while end > 0:
-        start = _find_line_start(file, end - 1)
-        record = _read_line(file, start, end)
+        record = _read_record_before(file, end)
         if record is not None:
             return end, record
-        end = start
+        end = _find_line_start(file, end - 1)
     return 0, None
 
 
@@ -54,13 +53,17 @@ def _find_line_start(file: int, end: int) -> int:
     return 0
 
 
-def _read_line(file: int, start: int, end: int) -> Record | None:
+def read_line_before(file: int, end: int) -> bytes:
+    """The line, newline included, that ends at `end`; empty when none does, or one too long for a record."""
+    start = _find_line_start(file, end - 1)
     if end - start > MAX_LINE_BYTES:
-        return None
+        return b""
     line = os.pread(file, end - start, start)
-    if not line.endswith(b"\n"):
-        return None
+    return line if len(line) == end - start and line.endswith(b"\n") else b""
+
+
+def _read_record_before(file: int, end: int) -> Record | None:
     try:
-        return read_record(line[:-1])
+        return read_record(read_line_before(file, end)[:-1])
     except BadRecord:
         return None

@@ -24,9 +24,17 @@ def id_of(number: int) -> str:
 
 
 def make_log(path: Path, disk: Disk | None = None, **more: Any) -> RecordLog:
-    options = {"max_bytes": 0, "total_max_bytes": 0, "retry_interval_s": 0.001, "log": Events(), **more}
+    options = {
+        "max_bytes": 0,
+        "total_max_bytes": 0,
+        "retry_interval_s": 0.001,
+        "log": Events(),
+        "mode": "ndjson",
+        **more,
+    }
     disk = disk or Disk()
-    return RecordLog(path, limiter=trio.CapacityLimiter(2), id_field="replay_id", write=disk.write, **options)
+    directory = path.with_name("files")
+    return RecordLog(path, directory=directory, id_field="replay_id", write=disk.write, **options)
 
 
 @asynccontextmanager

@@ -1,13 +1,12 @@
-"""Record sink: what the places that take sealed records have in common. Blocking, one call at a time."""
+"""Record parts: what those who write sealed records to the disk have in common. Blocking, one call at a time."""
 
 import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from appliance.storage.atomic import Write, is_temporary, write_all
 from appliance.storage.chain import Link
@@ -28,28 +27,6 @@ class Entry:
     record_id: str
     line: bytes
     link: Link
-
-
-class RecordSink(Protocol):
-    """Where sealed records go. Every method blocks, and raises OSError when the disk does not do what it should."""
-
-    def open(self) -> Link:
-        """Get ready to write, and say which record was the last one. Begins anew when called again."""
-
-    def append(self, entries: Sequence[Entry], *, sync: bool) -> None:
-        """Write all of them or none; with `sync` they survive a power cut."""
-
-    def take_back(self) -> None:
-        """Undo the last `append`."""
-
-    def sync(self) -> None:
-        """Make everything that was written survive a power cut."""
-
-    def probe(self, size: int) -> None:
-        """Find out whether so many bytes could be written, and leave none."""
-
-    def close(self) -> None:
-        """Let go of every file. Raises nothing."""
 
 
 def lock_log(path: Path) -> int:
