@@ -36,7 +36,6 @@ from appliance.upstream.names import resolve
 
 PICTURE_THREADS = 8  # hashing and writing; more would only queue inside the disk
 FILE_THREADS = 8  # as many as tools run at a time, by default
-RECORD_THREADS = 2  # its own, like the journal's
 JOURNAL_THREADS = 2  # its own: pictures on a hung disk must not starve it; the second is for one that was abandoned
 
 
@@ -137,7 +136,14 @@ async def open_components(
             resolve=resolve,
             refresh_models=catalogue.refresh,
         )
-        bus = ToolBus(build_tools(tools), settings, records, grace=grace, metrics=metrics, new_id=make_id)
+        bus = ToolBus(
+            build_tools(tools, configuration.tool_registry),
+            settings,
+            records,
+            grace=grace,
+            metrics=metrics,
+            new_id=make_id,
+        )
         dispatcher = Dispatcher(settings, configuration.backends, health, leases, upstream, grace, router)
         yield Components(
             configuration=configuration,
@@ -160,7 +166,7 @@ async def open_components(
                 store=_make_run_store(settings, run_records, log),
                 admission=RunAdmission(settings, configuration.backends),
                 grace=grace,
-                versions={"gateway": __version__},
+                versions=_versions(configuration),
                 new_id=make_id,
             ),
             agent_records=run_records,
@@ -197,11 +203,12 @@ def _make_journal(settings: Settings, log: Log) -> RequestJournal | None:
 def _make_tool_records(settings: Settings, log: Log) -> RecordLog:
     return RecordLog(
         settings.tools_log_path,
+        directory=settings.tools_log_dir,
+        mode=settings.tools_log_mode,
+        id_field="replay_id",
         max_bytes=settings.tools_log_max_bytes,
         total_max_bytes=settings.tools_log_total_max_bytes,
-        limiter=trio.CapacityLimiter(RECORD_THREADS),
         log=log,
-        id_field="replay_id",
     )
 
 
@@ -210,11 +217,12 @@ def _make_run_records(settings: Settings, log: Log) -> RecordLog | None:
         return None
     return RecordLog(
         settings.agent_runs_log_path,
+        directory=settings.agent_runs_log_dir,
+        mode="ndjson",
+        id_field="run_id",
         max_bytes=settings.tools_log_max_bytes,
         total_max_bytes=settings.agent_runs_total_max_bytes,
-        limiter=trio.CapacityLimiter(RECORD_THREADS),
         log=log,
-        id_field="run_id",
     )
 
 
@@ -229,3 +237,8 @@ def _make_run_store(settings: Settings, journal: RecordLog | None, log: Log) -> 
         index_limiter=trio.CapacityLimiter(1),  # SQLite has one thread of its own
         log=log,
     )
+
+
+def _versions(configuration: Configuration) -> dict[str, str]:
+    registry = configuration.tool_registry
+    return {"gateway": __version__, **({"tool_registry": registry.sha256} if registry is not None else {})}

@@ -73,7 +73,6 @@ async def test_what_is_no_replay_id_is_a_plain_404(tmp_path: Path, name: str) ->
     [
         ("/v1/tools/nothing", {}, 404, "unknown_tool"),
         ("/v1/tools/system_info", {}, 404, "unknown_tool"),
-        ("/v1/tools/system_info", {}, 404, "unknown_tool"),
         ("/v1/tools", {"name": "nothing"}, 404, "unknown_tool"),
         ("/v1/tools", {"name": "weather"}, 404, "undeclared_tool"),
         ("/v1/tools", {}, 400, "invalid_request"),
