@@ -91,4 +91,6 @@ def test_a_machines_file_behind_a_closed_directory_is_a_mistake(
         f"{etc}/appliance.env",
         f"{etc}/backends.yaml",
         f"{etc}/model_aliases.json",
+        f"{etc}/tools_registry.json",
+        f"{etc}/agent_specs.json",
     ]
