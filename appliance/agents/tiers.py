@@ -17,7 +17,7 @@ DECLARED_TIER = 2  # tools of the registry and of MCP servers, where the allowli
 def offered_tools(spec: AgentSpec, tools: Iterable[Tool]) -> tuple[Mapping[str, Any], ...]:
     """Tier and allowlist of the spec, out of what the calling token may run: as OpenAI has functions, by name."""
     allowed = [tool for tool in tools if _is_allowed(spec, tool)]
-    return tuple(_function(tool) for tool in sorted(allowed, key=lambda tool: tool.name))
+    return tuple(function_of(tool) for tool in sorted(allowed, key=lambda tool: tool.name))
 
 
 def _is_allowed(spec: AgentSpec, tool: Tool) -> bool:
@@ -27,6 +27,7 @@ def _is_allowed(spec: AgentSpec, tool: Tool) -> bool:
     return named and any(tool.name in names for names in _TIERS[: spec.tier + 1])
 
 
-def _function(tool: Tool) -> Mapping[str, Any]:
+def function_of(tool: Tool) -> Mapping[str, Any]:
+    """A tool as OpenAI's chat has functions."""
     function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": function}

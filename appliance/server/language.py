@@ -6,7 +6,7 @@ import time
 from appliance.components import Components
 from appliance.dispatch.language import LanguageJob, admit_language, answer, open_stream
 from appliance.protocol.canonical import compact_json
-from appliance.protocol.errors import GatewayError, InvalidRequest, UpstreamFailed
+from appliance.protocol.errors import GatewayError, UpstreamFailed
 from appliance.protocol.language import LanguageKind, LanguageRequest, parse_language_request
 from appliance.protocol.responses import from_chat
 from appliance.protocol.responses_filter import TranslatedResponses
@@ -14,8 +14,8 @@ from appliance.protocol.responses_stream import ResponsesStream
 from appliance.protocol.streams import PassThrough, StreamFilter, Usage, usage_in
 from appliance.server.exchange import Answer, Handler, Request
 from appliance.server.relay import SSE_HEADERS, SSE_TYPE, relay_events
-
-TOOLS_HEADER = "X-Gateway-Tools"
+from appliance.server.routing_headers import routing_headers
+from appliance.server.tool_chats import serve_with_tools, wants_gateway_tools
 
 
 def language_handler(components: Components, kind: LanguageKind) -> Handler:
@@ -31,7 +31,8 @@ async def _serve(components: Components, kind: LanguageKind, request: Request) -
     """Check, admit, answer or stream. Raises GatewayError until the first byte; after it, errors are events."""
     visit = request.visit
     wanted = parse_language_request(kind, request.json(), request.raw)
-    _refuse_gateway_tools(request)
+    if wants_gateway_tools(request, kind):
+        return await serve_with_tools(components, request, wanted)
     job = admit_language(
         components.dispatcher,
         visit.caller(),
@@ -63,27 +64,6 @@ async def _with_nearest(components: Components, job: LanguageJob, error: Upstrea
         code=error.code,
         param="model",
     )
-
-
-def routing_headers(backend_class: str, model: str | None, reason: str) -> dict[str, str]:
-    """Contract 1, "Headers out". A model whose name cannot be a header value is left out."""
-    headers = {"X-Backend-Used": backend_class, "X-Router-Reason": _header_value(reason)}
-    if model and _header_value(model) == model:
-        headers["X-Model-Used"] = model
-    return headers
-
-
-def _header_value(text: str) -> str:
-    return "".join(char if char.isascii() and char.isprintable() else "?" for char in text)
-
-
-def _refuse_gateway_tools(request: Request) -> None:
-    if request.header(TOOLS_HEADER.lower().encode()) is not None:
-        raise InvalidRequest(
-            f"This gateway runs no tools yet: leave the header {TOOLS_HEADER} out and run tool calls yourself.",
-            param=TOOLS_HEADER,
-            code="capability_not_supported",
-        )
 
 
 async def _answer(components: Components, wanted: LanguageRequest, job: LanguageJob) -> Answer:

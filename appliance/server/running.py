@@ -13,8 +13,8 @@ from appliance.protocol.errors import GatewayError
 from appliance.protocol.sse import PING
 from appliance.protocol.streams import error_event
 from appliance.server.exchange import Answer, SendPiece
-from appliance.server.language import routing_headers
 from appliance.server.relay import PING_INTERVAL_S, SSE_HEADERS, SSE_TYPE
+from appliance.server.routing_headers import routing_headers
 from appliance.server.visit import Visit
 from appliance.storage.runs import RunSink
 

@@ -241,12 +241,6 @@ async def test_a_stopping_gateway_ends_streams_with_one_error_event(
         assert (house.inflight(), language.closed) == (0, 1)
 
 
-async def test_the_gateway_runs_no_tools_yet_and_says_so(tmp_path: Path, language: GatedLanguage) -> None:
-    async with open_house(tmp_path) as house:
-        answer = await post(house, CHAT, HELLO, {"x-gateway-tools": "run"})
-    assert (answer.status, answer.json()["error"]["param"], language.calls) == (400, "X-Gateway-Tools", [])
-
-
 async def test_responses_are_translated_both_ways(
     tmp_path: Path, language: GatedLanguage, nursery: trio.Nursery
 ) -> None:

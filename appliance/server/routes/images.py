@@ -17,7 +17,7 @@ from appliance.protocol.magic import EXTENSION, MIME
 from appliance.server.access import Head
 from appliance.server.app import current_visit
 from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
-from appliance.server.language import routing_headers
+from appliance.server.routing_headers import routing_headers
 from appliance.server.visit import Visit
 from appliance.storage.images import ImageReader
 
