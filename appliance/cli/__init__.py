@@ -41,6 +41,18 @@ def _version() -> click.Command:
     return version
 
 
+def _tools() -> click.Command:
+    from appliance.cli.tools import tools
+
+    return tools
+
+
+def _agent() -> click.Command:
+    from appliance.cli.agent import agent
+
+    return agent
+
+
 def _verify_images() -> click.Command:
     from appliance.cli.verify import verify_images
 
@@ -51,6 +63,8 @@ COMMANDS: Mapping[str, Row] = {
     "serve": Row("Run the gateway.", _serve),
     "config": Row("Check or show the configuration.", _config),
     "journal": Row("Check the records of tool runs for changes.", _journal),
+    "tools": Row("List, run and replay tools; check a tool registry.", _tools),
+    "agent": Row("Run agents; show, verify, fork and list their runs.", _agent),
     "version": Row("Say which version this is.", _version),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
 }

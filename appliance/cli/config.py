@@ -10,6 +10,7 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
+from appliance.config.agent_specs import specs_schema
 from appliance.config.alias import Alias
 from appliance.config.classes import BackendClass
 from appliance.config.errors import ConfigError
@@ -80,8 +81,21 @@ def show(*, as_json: bool) -> int:
         click.echo(f"tools of {registry.path} (SHA-256 {registry.sha256}):")
         for tool in registry.tools:
             click.echo(f"  {tool.name} {tool.version}: {shlex.join(tool.argv)}")
+    click.echo("agents:")
+    for name, spec in configuration.agents.items():
+        click.echo(f"  {name}: {spec.model}, tier {spec.tier}")
     for warning in configuration.warnings:
         click.echo(f"warning: {warning}")
+    return 0
+
+
+@config.command(
+    short_help="Print the JSON Schema of a configuration file.",
+    help="Print the JSON Schema (2020-12) of a configuration file; `agents`: AGENT_SPECS_PATH.",
+)
+@click.argument("file", type=click.Choice(["agents"]))
+def schema(file: str) -> int:
+    _echo_json({"agents": specs_schema}[file]())
     return 0
 
 

@@ -5,7 +5,7 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -112,10 +112,7 @@ def is_loopback(base_url: str) -> bool:
 
 def open_exchange(*, insecure: bool, timeout_s: float) -> Exchange:
     """Make the function that carries calls. timeout_s: longest silence. It raises Unreachable."""
-    context = ssl.create_default_context()
-    if insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+    context = _context(insecure=insecure)
 
     def exchange(call: Call) -> Answer:
         try:
@@ -126,18 +123,54 @@ def open_exchange(*, insecure: bool, timeout_s: float) -> Exchange:
     return exchange
 
 
-def _exchange(call: Call, context: ssl.SSLContext, timeout_s: float) -> Answer:
+def open_lines(
+    call: Call, *, timeout_s: float, insecure: bool = False, on_refusal: Callable[[Answer], object]
+) -> Iterator[bytes]:
+    """Carry a call whose answer comes line by line. An answer of 400 or more is read whole and given to `on_refusal`.
+
+    Raises Unreachable.
+    """
+    connection = _connect(call, _context(insecure=insecure), timeout_s)
+    try:
+        _send(connection, call)
+        response = connection.getresponse()
+        if response.status >= 400:
+            on_refusal(Answer(response.status, tuple(response.getheaders()), response.read(MAX_BODY_BYTES)))
+            return
+        while line := response.readline(MAX_BODY_BYTES):
+            yield line.rstrip(b"\r\n")
+    except (OSError, http.client.HTTPException) as error:
+        raise Unreachable(explain(error, call.url, timeout_s)) from None
+    finally:
+        connection.close()
+
+
+def _context(*, insecure: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _connect(call: Call, context: ssl.SSLContext, timeout_s: float) -> http.client.HTTPConnection:
     parts = urlsplit(call.url)
     host = parts.hostname or ""
     if parts.scheme == "https":
-        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            host, parts.port, timeout=timeout_s, context=context
-        )
-    else:
-        connection = http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
+        return http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=context)
+    return http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
+
+
+def _send(connection: http.client.HTTPConnection, call: Call) -> None:
+    parts = urlsplit(call.url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection.request(call.method, target, call.body, {"Connection": "close", **call.headers})
+
+
+def _exchange(call: Call, context: ssl.SSLContext, timeout_s: float) -> Answer:
+    connection = _connect(call, context, timeout_s)
     try:
-        connection.request(call.method, target, call.body, {"Connection": "close", **call.headers})
+        _send(connection, call)
         response = connection.getresponse()
         body = response.read(MAX_BODY_BYTES)
         if response.length:  # read(amount) is silent about a body cut short, or one that is longer
