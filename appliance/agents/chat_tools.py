@@ -74,7 +74,7 @@ class ToolChat:
             body = await self._answer_turn(turn)
             said = json.loads(body)
             usage = _sum(usage, usage_of(said))
-            calls = self._ours(body)
+            calls = self._ours(body, left)
             if not calls:
                 return _with_usage(said, usage)
             if left:
@@ -86,7 +86,7 @@ class ToolChat:
         reader = TurnReader(include_usage=turn.wanted.include_usage, new_id=self.new_id)
         for left in reversed(range(MAX_MODEL_CALLS)):
             await self._stream_turn(turn, reader, send)
-            calls = self._ours(reader.answer())
+            calls = self._ours(reader.answer(), left)
             if not calls:
                 await send(reader.end())
                 return
@@ -153,10 +153,10 @@ class ToolChat:
         ours = [function_of(tool) for tool in self.bus.tools(self.tools) if tool.name not in names]
         return _changed(wanted, tools=[*given, *ours]) if ours else wanted
 
-    def _ours(self, body: bytes) -> tuple[Requested, ...]:
+    def _ours(self, body: bytes, turn: int) -> tuple[Requested, ...]:
         """The calls of an answer if every one of them is for a tool of ours; else none."""
         try:
-            calls = read_calls(body, self.request_id)
+            calls = read_calls(body, f"{self.request_id}/{turn}")
         except InvalidToolCall:
             return ()
         names = {tool.name for tool in self.bus.tools(self.tools)}

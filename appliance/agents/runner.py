@@ -130,7 +130,7 @@ class _Run:
             request=action.request,
             response=response,
             text=read_text(response),
-            calls=_calls(self._head, action, response),
+            calls=_calls(action, response),
             duration_ms=round((time.perf_counter() - began) * 1000, 3),
         )
 
@@ -178,10 +178,10 @@ class _Run:
         self._steps.append(step)
 
 
-def _calls(head: Head, action: CallModel, response: bytes) -> tuple[Requested, ...]:
+def _calls(action: CallModel, response: bytes) -> tuple[Requested, ...]:
     if action.kind == "plan":
         return ()
     try:
-        return calls_of(head, action.turn, response)
+        return calls_of(action.turn, response)
     except InvalidToolCall:
         return ()  # what comes next is decided by the response itself: the run ends

@@ -73,9 +73,9 @@ def decide_next(head: Head, steps: Sequence[Step]) -> Action:
     return _act(head, steps, last) if last.kind == "plan" else _after_answer(head, steps, last)
 
 
-def calls_of(head: Head, turn: int, response: bytes) -> tuple[Requested, ...]:
-    """The tool calls of an action's answer. Raises InvalidToolCall."""
-    return read_calls(response, f"{head.request_hash}/{turn}")
+def calls_of(turn: int, response: bytes) -> tuple[Requested, ...]:
+    """The tool calls of an action's answer; ids by turn and place, the same in a fork. Raises InvalidToolCall."""
+    return read_calls(response, str(turn))
 
 
 def _plan(head: Head, steps: Sequence[Step], turn: int) -> Action:
@@ -89,7 +89,7 @@ def _act(head: Head, steps: Sequence[Step], plan: ModelStep) -> Action:
 
 def _after_answer(head: Head, steps: Sequence[Step], answer: ModelStep) -> Action:
     try:
-        calls = calls_of(head, answer.turn, answer.response)
+        calls = calls_of(answer.turn, answer.response)
     except InvalidToolCall:
         return Finish(answer.turn, Ended(error=INVALID_CALL))
     if not calls:

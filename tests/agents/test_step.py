@@ -108,7 +108,7 @@ def test_what_ends_a_run(spec: dict[str, Any], steps: Any, error: str) -> None:
 def test_arguments_may_be_an_object_or_nothing() -> None:
     head = make_head()
     for arguments, expected in ((({"a": 1}), {"a": 1}), ("", {}), (None, {}), ("  ", {})):
-        [one] = calls_of(head, 0, said("", {"name": "noop", "arguments": arguments}))
+        [one] = calls_of(0, said("", {"name": "noop", "arguments": arguments}))
         assert one.arguments == expected
 
 
@@ -117,10 +117,10 @@ def test_calls_have_ids_of_ours_so_that_doubled_ones_are_told_apart() -> None:
     response = json.loads(said("", call(n=1), call(n=2)))
     for entry in response["choices"][0]["message"]["tool_calls"]:
         entry["id"] = "same"
-    one, two = calls_of(head, 0, json.dumps(response).encode())
+    one, two = calls_of(0, json.dumps(response).encode())
     assert one.id != two.id
-    assert calls_of(head, 0, json.dumps(response).encode()) == (one, two)
-    assert calls_of(head, 1, json.dumps(response).encode())[0].id != one.id
+    assert calls_of(0, json.dumps(response).encode()) == (one, two)
+    assert calls_of(1, json.dumps(response).encode())[0].id != one.id
 
 
 def test_one_system_message_stands_first_and_holds_all_instructions() -> None:
