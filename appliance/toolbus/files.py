@@ -89,7 +89,8 @@ def replace_file(place: Place, data: bytes, turn: Turn, write: Write = os.write)
     """Make the file whole and durable; say whether there was one before, whose permission bits it keeps.
 
     Its directory must be there. Does nothing if the turn was taken before the new content could show. Blocks. Raises
-    ToolFailed; the old file is as it was then, and no other is left.
+    ToolFailed; the old file is as it was then, and no other is left (only a failing fsync of the directory comes too late
+    for that).
     """
 
     def take_turn() -> None:

@@ -15,7 +15,6 @@ from appliance.upstream.wire_request import BadAddress, header_lines
 RECEIVE_BYTES = 64 * 1024
 CONNECT_S = 2.0  # for each address but the last, which has whatever the caller's deadline leaves
 
-_WITHOUT_BODY = frozenset({204, 304})
 _DEFAULT_HEADERS = {"Accept": "*/*", "User-Agent": "appliance"}
 _FIXED_HEADERS = {"Accept-Encoding": "identity", "Connection": "close"}
 
@@ -108,7 +107,7 @@ def _decide_answer(
 ) -> PinnedAnswer | None:
     """The answer once enough of it came, None until then. Raises PinnedFailed when no more will come."""
     head, cap = reader.head, request.max_body_bytes
-    if head is not None and (request.method == "HEAD" or head.status in _WITHOUT_BODY):
+    if head is not None and request.method == "HEAD":
         return PinnedAnswer(head, b"", truncated=False, io_bytes=io_bytes)
     # What was announced and does not fit need not be waited for.
     if head is not None and len(body) >= cap and max(len(body), head.length or 0) > cap:

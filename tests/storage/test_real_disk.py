@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,12 @@ from appliance.protocol.errors import StorageFull
 from appliance.storage.atomic import write_atomic
 from appliance.storage.images import ImageStore
 from appliance.storage.journal import RequestJournal
+from tests.fakes.disks import SIZE_BYTES, small_disk
 from tests.storage.support import assert_consistent, names_in, picture
 
+__all__ = ["small_disk"]
+
 pytestmark = pytest.mark.real
-SIZE_BYTES = 1_048_576
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES},mode=0700", "tmpfs", str(directory)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a small disk takes root")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
 
 
 def make_store(directory: Path) -> ImageStore:

@@ -287,8 +287,8 @@ async def test_leaving_while_the_authorities_are_loaded_leaves_nothing() -> None
     async with environment.files:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(http_fetch.make(environment).run, {"url": "https://localhost:1/"})
-            while not environment.files.statistics().tasks_waiting:
-                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
+            assert environment.files.statistics().tasks_waiting == 1
             nursery.cancel_scope.cancel()
     assert environment.files.statistics().tasks_waiting == 0
 

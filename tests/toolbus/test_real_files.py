@@ -13,12 +13,14 @@ import pytest
 
 from appliance.toolbus.base import Tool
 from appliance.toolbus.builtin import read_file, write_file
+from tests.fakes.disks import SIZE_BYTES, small_disk
 from tests.real.debian import NotAvailable, find_strace
 from tests.storage.support import names_in
 from tests.toolbus.environments import make_environment, refused
 
+__all__ = ["small_disk"]
+
 pytestmark = pytest.mark.real
-DISK_BYTES = 1_048_576
 
 CHILD = """
 import json, sys, trio
@@ -92,28 +94,14 @@ def test_refused_path_never_reaches_open(tree: Path, tmp_path: Path) -> None:
     assert (outside / "secret").read_text() == "secret"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "tmpfs", str(directory)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a small disk takes root")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
-
-
 def make_writer(directory: Path) -> Tool:
-    return write_file.make(make_environment(tools_fs_roots=(directory,), tools_fs_max_bytes=10 * DISK_BYTES))
+    return write_file.make(make_environment(tools_fs_roots=(directory,), tools_fs_max_bytes=10 * SIZE_BYTES))
 
 
 async def test_full_disk_leaves_the_old_file_and_recovers(small_disk: Path) -> None:
     tool = make_writer(small_disk)
     await tool.run({"path": "a.txt", "content": "old"})
-    (small_disk / "filler").write_bytes(b"x" * (DISK_BYTES - 64 * 1024))
+    (small_disk / "filler").write_bytes(b"x" * (SIZE_BYTES - 64 * 1024))
     for path in ("a.txt", "new.txt"):
         assert (await refused(tool, {"path": path, "content": "x" * 200_000})).kind == "storage_full"
     assert names_in(small_disk) == ["a.txt", "filler"]

@@ -108,6 +108,12 @@ def test_url_that_could_be_read_in_two_ways_is_refused(url: str) -> None:
     assert caught.value.message.startswith("The URL ")
 
 
+def test_password_in_a_url_is_refused_in_plain_words_and_not_repeated() -> None:
+    with pytest.raises(ToolFailed, match="leave them out") as caught:
+        parse_url("http://user:hunter2@127.0.0.1/")
+    assert "hunter2" not in caught.value.message
+
+
 PIECES = st.sampled_from([
     "http", "https", "://", ":", "/", "@", "#", "?", "[", "]", "%", "\\", ".", "127", "0", "1", "0x7f", "localhost", "::1", "a", "80",
     "evil.example", "\u3002", "\t", " ", "-", "ffff", "%31",
