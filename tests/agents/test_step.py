@@ -106,14 +106,12 @@ def test_what_ends_a_run(spec: dict[str, Any], steps: Any, error: str) -> None:
 
 
 def test_arguments_may_be_an_object_or_nothing() -> None:
-    head = make_head()
     for arguments, expected in ((({"a": 1}), {"a": 1}), ("", {}), (None, {}), ("  ", {})):
         [one] = calls_of(0, said("", {"name": "noop", "arguments": arguments}))
         assert one.arguments == expected
 
 
 def test_calls_have_ids_of_ours_so_that_doubled_ones_are_told_apart() -> None:
-    head = make_head()
     response = json.loads(said("", call(n=1), call(n=2)))
     for entry in response["choices"][0]["message"]["tool_calls"]:
         entry["id"] = "same"
