@@ -10,6 +10,8 @@ from appliance.backends.registry import IMAGE_BACKENDS, LANGUAGE_BACKENDS
 from appliance.config.settings import Settings
 from appliance.server.gateway import Gateway
 from appliance.server.routes import API_PATHS, OBSERVABILITY_PATHS
+from appliance.toolbus.gate import SWITCHES
+from appliance.toolbus.registry import BUILTINS
 from tests.house import open_house
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +61,12 @@ def test_every_image_backend_has_a_row() -> None:
 
 def test_every_language_provider_has_a_row() -> None:
     assert set(table_column("Model servers")) == set(LANGUAGE_BACKENDS)
+
+
+def test_every_built_in_tool_has_a_row_with_its_switch() -> None:
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| (?:`TOOLS_ALLOW_([A-Z_]+)`|always on) \|", README, re.MULTILINE))
+    assert rows.keys() == BUILTINS.keys()
+    assert {name: switch.lower() for name, switch in rows.items() if switch} == dict(SWITCHES)
 
 
 async def test_the_route_table_is_what_is_served(tmp_path: Path) -> None:
