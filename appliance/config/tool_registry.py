@@ -156,7 +156,9 @@ def _known(raw: Any, keys: tuple[str, ...], pointer: str, needed: Iterable[str])
     for key in raw:
         if key not in keys:
             near = difflib.get_close_matches(key, keys, n=1)
-            raise _Mistake(pointer, f"{key[:60]!r} is unknown: write {near[0] if near else 'one of ' + ', '.join(keys)}")
+            raise _Mistake(
+                pointer, f"{key[:60]!r} is unknown: write {near[0] if near else 'one of ' + ', '.join(keys)}"
+            )
     for key in needed:
         if key not in raw:
             raise _Mistake(pointer, f"has no `{key}`: write it as in {_EXAMPLE}")
