@@ -31,6 +31,11 @@ def find_nginx() -> Path:
     return _find("nginx", package="nginx", folder="sbin")
 
 
+def find_strace() -> Path:
+    """The tracer of system calls. Raises NotAvailable."""
+    return _find("strace", package="strace")
+
+
 def _find(program: str, *, package: str, folder: str = "bin") -> Path:
     if found := shutil.which(program):
         return Path(found)

@@ -58,6 +58,18 @@ def _state_and_parent(pid: int) -> tuple[str, int]:
     return state.decode(), int(parent)
 
 
+def marked(directory: Path) -> set[int]:
+    """Processes that were given this directory for their HOME, or one in it."""
+    return {pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _has_home(pid, directory)}
+
+
+def _has_home(pid: int, directory: Path) -> bool:
+    try:
+        return f"HOME={directory}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
 def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
