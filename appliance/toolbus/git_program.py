@@ -52,6 +52,8 @@ class Git:
         variables = {**base_variables(), "GIT_CEILING_DIRECTORIES": str(scratch.parent)}
         program = self._program(argv, scratch, variables, self.timeout_s, cwd=scratch)
         result = await run_program(program)
+        if result.timed_out:
+            raise ToolFailed("timeout", "its configuration could not be read in time: look at its disk")
         if result.returncode != 0 or result.stdout_cut:
             raise ToolFailed("bad_repository", "its configuration cannot be read: `git config --list` shows why")
         return result.stdout

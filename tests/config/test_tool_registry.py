@@ -247,12 +247,19 @@ def test_a_validator_fetches_nothing_even_where_a_check_was_left_out() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "x", "object", "subprocess", "#", "http://a"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["tools", "name", "version", "parameters", "exec", "type", "argv", "$ref", "properties", "x"]),
-        inner,
-        max_size=5,
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.sampled_from(["", "x", "object", "subprocess", "#", "http://a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["tools", "name", "version", "parameters", "exec", "type", "argv", "$ref", "properties", "x"]
+            ),
+            inner,
+            max_size=5,
+        )
     ),
     max_leaves=20,
 )

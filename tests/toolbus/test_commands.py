@@ -34,7 +34,7 @@ def test_what_is_accepted_is_what_sh_hands_to_a_program(text: str) -> None:
         ("ls -l", ("ls", "-l")),
         ("  ls\t-l  ", ("ls", "-l")),
         ("grep 'a | b; $c > d' f", ("grep", "a | b; $c > d", "f")),
-        ('echo "a * b" \'\'', ("echo", "a * b", "")),
+        ("echo \"a * b\" ''", ("echo", "a * b", "")),
         (r"echo \* \$x a\ b", ("echo", "*", "$x", "a b")),
         ("git show HEAD~1", ("git", "show", "HEAD~1")),
         ("git show HEAD^{}", ("git", "show", "HEAD^{}")),

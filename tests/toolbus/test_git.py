@@ -1,6 +1,6 @@
 """git: shows what git shows, of one repository, and whatever that repository says runs nothing."""
 
-# ruff: noqa: ASYNC240, ASYNC221 -- small files, and a git to compare with
+# ruff: noqa: ASYNC221 -- small files, and a git to compare with
 
 import os
 import subprocess

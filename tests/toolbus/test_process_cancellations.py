@@ -1,7 +1,5 @@
 """Cancellations: a request may go at any step of its program, and leaves neither process nor descriptor nor directory."""
 
-# ruff: noqa: ASYNC240 -- small files on the machine itself
-
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Programs at their worst: gigabytes of output, bombs, hundreds of runs, and a look from outside by strace."""
 
-# ruff: noqa: ASYNC240 -- small files on the machine itself
-
 import os
 import re
 import subprocess
@@ -122,9 +120,14 @@ async def call(tool, arguments, **settings):
     except ToolFailed as failure:
         print(failure.kind)
 """
-    body = prelude + "async def main():\n" + "".join(f"    {line}\n" for line in script.strip().splitlines()) + "trio.run(main)"
+    body = (
+        prelude
+        + "async def main():\n"
+        + "".join(f"    {line}\n" for line in script.strip().splitlines())
+        + "trio.run(main)"
+    )
     command = [str(strace), "-f", "-qq", "-e", "trace=execve", "-o", str(log), sys.executable, "-c", body]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     if "ptrace" in done.stderr and done.returncode != 0:
         pytest.skip("tracing is not permitted here")
     assert done.returncode == 0, done.stderr

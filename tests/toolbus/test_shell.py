@@ -90,7 +90,9 @@ async def test_with_an_empty_list_nothing_is_allowed_and_the_setting_is_named() 
     assert "TOOLS_SHELL_ALLOWED_CMDS" in (await refused("echo x", "")).message
 
 
-@pytest.mark.parametrize("cmd", ["./ls", "bin/ls", "../bin/ls", "/bin/../bin/ls", "/bin//ls", "ls/", "/", "..", "''", "A=b ls"])
+@pytest.mark.parametrize(
+    "cmd", ["./ls", "bin/ls", "../bin/ls", "/bin/../bin/ls", "/bin//ls", "ls/", "/", "..", "''", "A=b ls"]
+)
 async def test_a_program_goes_by_name_or_plain_absolute_path(cmd: str) -> None:
     assert (await refused(cmd, "ls")).kind == "command_not_allowed"
 
