@@ -17,6 +17,7 @@ def check_settings(given: Given, findings: Findings) -> None:
     _check_server_tls(given, findings)
     _check_upstream_tls(given, findings)
     _check_sizes(given, findings)
+    _check_commands(given, findings)
 
 
 def check_no_loop(given: Given, backend_class: BackendClass, findings: Findings) -> None:
@@ -131,3 +132,10 @@ def _check_sizes(given: Given, findings: Findings) -> None:
             given.where("ui_image_max_bytes"),
             f"is more than UI_IMAGE_STORE_MAX_BYTES ({settings.ui_image_store_max_bytes}): write less, or raise that",
         )
+
+
+def _check_commands(given: Given, findings: Findings) -> None:
+    for name in given.settings.tools_shell_allowed_cmds:
+        if "/" in name and not name.startswith("/"):
+            where = given.where("tools_shell_allowed_cmds")
+            findings.refuse(where, f"{name[:60]!r} is relative: write a name, or a path that begins with /")

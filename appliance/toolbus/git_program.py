@@ -21,8 +21,9 @@ _CONFIG_MAX_CHARS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Git:
-    """Where git looks, and within which bounds. `files`: the threads for file work."""
+    """Where git looks, and within which bounds. `program`: its name or path. `files`: the threads for file work."""
 
+    program: str
     cwd: Path
     timeout_s: float
     stdout_max_chars: int
@@ -34,7 +35,7 @@ class Git:
         """Raises ToolFailed for arguments that do more than look on, and where there is no repository."""
         words = read_git_arguments(arguments)
         deadline = trio.current_time() + self.timeout_s
-        path = await trio.to_thread.run_sync(_find_git, limiter=self.files)
+        path = await trio.to_thread.run_sync(self._find, limiter=self.files)
         repository = await trio.to_thread.run_sync(find_repository, self.cwd, limiter=self.files)
         async with open_scratch() as scratch:
             listed = await self._configuration(path, repository, scratch)
@@ -51,6 +52,8 @@ class Git:
         variables = {**base_variables(), "GIT_CEILING_DIRECTORIES": str(scratch.parent)}
         program = self._program(argv, scratch, variables, self.timeout_s, cwd=scratch)
         result = await run_program(program)
+        if result.timed_out:
+            raise ToolFailed("timeout", "its configuration could not be read in time: look at its disk")
         if result.returncode != 0 or result.stdout_cut:
             raise ToolFailed("bad_repository", "its configuration cannot be read: `git config --list` shows why")
         return result.stdout
@@ -74,9 +77,8 @@ class Git:
             variables=variables,
         )
 
-
-def _find_git() -> str:
-    found = shutil.which("git", path=PATH)
-    if found is None:
-        raise ToolFailed("program_not_found", "git was not found: install it")
-    return found
+    def _find(self) -> str:
+        found = shutil.which(self.program, path=PATH)
+        if found is None:
+            raise ToolFailed("program_not_found", "git was not found: install it")
+        return found

@@ -61,7 +61,7 @@ def find_repository(cwd: Path) -> Repository:
             return _linked(directory, _small(marker))
         if (directory / "HEAD").is_file() and (directory / "objects").is_dir() and (directory / "refs").is_dir():
             return Repository(directory, directory, None)
-    raise ToolFailed("not_a_repository", "there is no git repository: name one in TOOLS_GIT_CWD")
+    raise ToolFailed("not_a_repository", "there is no git repository where git would run: name another directory")
 
 
 def make_view(repository: Repository, view: Path, entries: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -154,14 +154,11 @@ def _small(path: Path) -> str:
 
 
 def _check_extensions(described: dict[str, str]) -> None:
-    for key in described:
+    for key, value in described.items():
         section, _, name = key.partition(".")
-        if section == "extensions" and name not in _HARMLESS_EXTENSIONS and not _is_plain_refs(name, described[key]):
+        plain_refs = name == "refstorage" and value.lower() == "files"
+        if section == "extensions" and name not in _HARMLESS_EXTENSIONS and not plain_refs:
             raise _unsupported(key)
-
-
-def _is_plain_refs(name: str, value: str) -> bool:
-    return name == "refstorage" and value.lower() == "files"
 
 
 def _unsupported(what: str) -> ToolFailed:

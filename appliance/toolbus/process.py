@@ -117,7 +117,7 @@ async def _exited(run: _Run) -> None:
 async def _end(run: _Run) -> None:
     family = Family(run.process.pid, run.program.home)
     try:
-        while await trio.to_thread.run_sync(family.kill, limiter=run.threads):
+        while await trio.to_thread.run_sync(family.kill, limiter=run.threads):  # noqa: ASYNC110 -- grandchildren have no event
             await trio.sleep(KILL_AGAIN_S)
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -11,6 +11,7 @@ from appliance.toolbus.builtin import (
     models_refresh,
     noop,
     read_file,
+    shell,
     system_info,
     write_file,
 )
@@ -20,6 +21,7 @@ BUILTINS: Mapping[str, MakeTool] = {
     "noop": noop.make,
     "read_file": read_file.make,
     "write_file": write_file.make,
+    "shell": shell.make,
     "git": git.make,
     "http_fetch": http_fetch.make,
     "http_fetch_local": http_fetch_local.make,

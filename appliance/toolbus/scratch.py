@@ -18,8 +18,9 @@ CLEANUP_S = 5.0
 @asynccontextmanager
 async def open_scratch() -> AsyncIterator[Path]:
     """A directory that this user alone may read, removed with all that is in it. Raises ToolFailed."""
+    threads = trio.CapacityLimiter(1)  # neither waits for others' work
     try:
-        directory = await trio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix=PREFIX))
+        directory = await trio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix=PREFIX), limiter=threads)
     except OSError as error:
         reason = error.strerror or "no directory"
         raise ToolFailed("no_scratch", f"no temporary directory could be made ({reason}): see to its disk") from None
@@ -27,4 +28,5 @@ async def open_scratch() -> AsyncIterator[Path]:
         yield Path(directory)
     finally:
         with trio.move_on_after(CLEANUP_S, shield=True):
-            await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True), abandon_on_cancel=True)
+            remove = partial(shutil.rmtree, directory, ignore_errors=True)
+            await trio.to_thread.run_sync(remove, limiter=threads, abandon_on_cancel=True)

@@ -12,7 +12,7 @@ class Tail:
         self._kept = bytearray()
         self.total_bytes = 0
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | bytearray) -> None:
         self.total_bytes += len(data)
         self._kept += data[-self._max_bytes :] if self._max_bytes else b""
         if len(self._kept) > 2 * self._max_bytes:  # seldom, so that a byte is moved once and not each time

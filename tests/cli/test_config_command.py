@@ -1,5 +1,6 @@
 """`appliance config`: everything is shown with its origin, nothing secret is, and check says every mistake."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -158,3 +159,25 @@ def test_show_writes_values_as_an_env_file_has_them(
     assert "GATEWAY_TLS_CERT_PATH =    (default)" in lines
     assert "  gpu_heavy: a1111, not configured (images 1; required)" in lines
     assert "  a: a1111, not configured (images 1; not required)" in lines
+
+
+def test_show_names_the_declared_tools_and_the_hash_of_their_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert main(["config", "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tool_registry"] is None
+    registry = tmp_path / "tools.json"
+    program = {"type": "subprocess", "argv": ["date", "+%A %d"]}
+    tool = {"name": "today", "version": "2", "parameters": {"type": "object"}, "exec": program}
+    registry.write_text(json.dumps({"tools": [tool]}))
+    monkeypatch.setenv("TOOLS_REGISTRY_PATH", str(registry))
+    sha256 = hashlib.sha256(registry.read_bytes()).hexdigest()
+    assert main(["config", "show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [f"tools of {registry} (SHA-256 {sha256}):", "  today 2: date '+%A %d'"]
+    assert main(["config", "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tool_registry"] == {
+        "path": str(registry),
+        "sha256": sha256,
+        "tools": [{"name": "today", "version": "2", "argv": ["date", "+%A %d"]}],
+    }

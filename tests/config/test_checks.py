@@ -152,3 +152,10 @@ def test_certificates_for_backends_that_cannot_be_used_are_refused(
 def test_a_backend_that_is_this_gateway_itself_is_refused(refuse: Refuse, variables: dict[str, str]) -> None:
     (mistake,) = refuse(variables)
     assert "this gateway itself" in mistake.message
+
+
+def test_a_relative_program_for_the_shell_is_refused(load: Load, refuse: Refuse) -> None:
+    assert load(TOOLS_SHELL_ALLOWED_CMDS="ls,/usr/bin/wc").settings.tools_shell_allowed_cmds == ("ls", "/usr/bin/wc")
+    (mistake,) = refuse(TOOLS_SHELL_ALLOWED_CMDS="ls,bin/wc")
+    assert mistake.where == "TOOLS_SHELL_ALLOWED_CMDS"
+    assert "begins with /" in mistake.message

@@ -1,5 +1,7 @@
 """Programs to run in tests, and a look at what is left of them."""
 
+# ruff: noqa: ASYNC240 -- small files on the machine itself
+
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -54,6 +56,18 @@ def _state_and_parent(pid: int) -> tuple[str, int]:
         return "", 0
     state, parent = text[text.rindex(b")") + 2 :].split()[:2]
     return state.decode(), int(parent)
+
+
+def marked(directory: Path) -> set[int]:
+    """Processes that were given this directory for their HOME, or one in it."""
+    return {pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _has_home(pid, directory)}
+
+
+def _has_home(pid: int, directory: Path) -> bool:
+    try:
+        return f"HOME={directory}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
 
 
 def descriptors() -> set[str]:

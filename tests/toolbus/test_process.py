@@ -1,5 +1,7 @@
 """Programs: real small ones are run, bounded, killed with all their kin, and refused."""
 
+# ruff: noqa: ASYNC240 -- small files on the machine itself
+
 import os
 import resource
 import sys

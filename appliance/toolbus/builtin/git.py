@@ -42,6 +42,7 @@ def make(environment: ToolEnvironment) -> Tool:
 
 def _git(environment: ToolEnvironment, settings: Settings, cwd: Path) -> Git:
     return Git(
+        program="git",
         cwd=cwd,
         timeout_s=settings.tools_git_timeout_sec,
         stdout_max_chars=settings.tools_subprocess_stdout_max_chars,
