@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-
 # Made once: `json.dumps` with arguments makes one for every call, which is a third of the cost of a small object.
 _ESCAPED, _PLAIN = (
     json.JSONEncoder(ensure_ascii=escape, separators=(",", ":"), sort_keys=True, allow_nan=False)

@@ -143,6 +143,10 @@ class RecordLookup:
             await self._follow()
             await self._attempt(self._index.close)
 
+    async def close(self) -> None:
+        """Let go of the index, finished or not."""
+        await self._in_thread(self._index.let_go)
+
     async def _fetch(self, record_id: str) -> bytes | None:
         try:
             line, complete = await self._look_up(record_id)

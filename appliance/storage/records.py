@@ -159,6 +159,7 @@ class RecordLog:
                 self._writer.refuse_all()
                 with trio.move_on_after(_CLEANUP_S, shield=True):
                     await self._writer.close()
+                    await self._lookup.close()
 
     async def _enqueue(self, pending: Pending) -> None:
         try:
