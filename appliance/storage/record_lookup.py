@@ -62,7 +62,7 @@ class RecordLookup:
         boot_id: Callable[[], str],
         interval_s: float = 1.0,
         retry_interval_s: float = 5.0,
-        patience_s: float = 5.0,
+        patience_s: float = 2.0,
     ) -> None:
         self._path = path
         self._directory = directory

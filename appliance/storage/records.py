@@ -63,7 +63,7 @@ class RecordLog:
         sync_interval_s: float = 0.05,
         retry_interval_s: float = 1.0,
         flush_timeout_s: float = 2.0,
-        lookup_patience_s: float = 5.0,
+        lookup_patience_s: float = 2.0,
         write: Write = os.write,
         sync: Sync = os.fdatasync,
         boot_id: Callable[[], str] = read_boot_id,
