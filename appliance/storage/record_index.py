@@ -75,7 +75,7 @@ class RecordIndex:
 
     def open(self) -> None:
         """Take over what an earlier process left, or begin anew. Raises OSError."""
-        self._close()
+        self.let_go()
         self._boot_id = self._read_boot_id()
         try:
             with _errors_told_apart():
@@ -90,7 +90,7 @@ class RecordIndex:
 
     def discard(self) -> None:
         """Throw everything away: `open` begins anew then. Raises OSError."""
-        self._close()
+        self.let_go()
         self._mark = self._reached = NOWHERE
         self._forgotten, self.oldest_segment = "", 0
         for suffix in ("", "-wal", "-shm", "-journal"):
@@ -148,7 +148,7 @@ class RecordIndex:
             with _errors_told_apart():
                 self._note_boot("")
         finally:
-            self._close()
+            self.let_go()
 
     def _open(self) -> Position | None:
         """The mark, if this is an index of this log that can be trusted."""
@@ -222,7 +222,8 @@ class RecordIndex:
             raise
         database.execute("COMMIT")
 
-    def _close(self) -> None:
+    def let_go(self) -> None:
+        """Close the file as it is: the next start trusts it only if the machine did not stop meanwhile."""
         if self._database is not None:
             self._database.close()
             self._database = None

@@ -62,7 +62,7 @@ class RecordLookup:
         boot_id: Callable[[], str],
         interval_s: float = 1.0,
         retry_interval_s: float = 5.0,
-        patience_s: float = 5.0,
+        patience_s: float = 2.0,
     ) -> None:
         self._path = path
         self._directory = directory
@@ -77,7 +77,8 @@ class RecordLookup:
         self._recent_bytes = 0
         self._end = self._covered = NOWHERE  # from `_covered` on, what is not in the index is in `_recent`
         self._oldest_segment = 0
-        self._wanted, self._urgent, self._complete = trio.Event(), trio.Event(), trio.Event()
+        self._wanted, self._urgent = trio.Event(), trio.Event()
+        self._settled = trio.Event()  # the index has everything, or fails: no use waiting for it
         self._open = self._failing = False
         self.index_errors = self.damaged = 0
 
@@ -90,7 +91,7 @@ class RecordLookup:
         """The log was opened, begins and ends here. Before that nothing is found."""
         self._end = self._covered = end
         self._oldest_segment = oldest_segment
-        self._complete = trio.Event()
+        self._unsettle()
         if end != NOWHERE:
             self._wanted.set()
             self._urgent.set()
@@ -105,7 +106,6 @@ class RecordLookup:
             self._recent_bytes += len(entry.line)
         while self._recent_bytes > RECENT_MAX_BYTES:
             self._covered = self._drop_oldest()
-            self._complete = trio.Event()
         self._wanted.set()
         if len(self._recent) >= RECENT_RECORDS or self._recent_bytes >= RECENT_BYTES:
             self._urgent.set()
@@ -135,13 +135,17 @@ class RecordLookup:
             self._wanted, self._urgent = trio.Event(), trio.Event()
             if not await self._follow():
                 self._wanted.set()
-                await trio.sleep(self._retry_interval_s)
+                await trio.sleep(self._retry_interval_s if self._failing else 0)
 
     async def finish(self) -> None:
         """Bring the index up to the end of the log and close it, so that the next start has nothing to do."""
         if self._end != NOWHERE:
             await self._follow()
             await self._attempt(self._index.close)
+
+    async def close(self) -> None:
+        """Let go of the index, finished or not."""
+        await self._in_thread(self._index.let_go)
 
     async def _fetch(self, record_id: str) -> bytes | None:
         try:
@@ -154,24 +158,30 @@ class RecordLookup:
 
     async def _look_up(self, record_id: str) -> tuple[bytes | None, bool]:
         """The line, if the index has it, and whether that is the last word."""
-        await self._wait_until_complete()
-        complete, builds = self._complete.is_set(), self._index.builds
+        await self._wait_until_settled()
+        complete, builds = self._is_complete(), self._index.builds
         try:
             return await self._in_thread(partial(self._find, record_id)), complete
         except (IndexDamaged, _IndexIsStale):
             if builds == self._index.builds:  # or else it is a new one already
                 await self._begin_anew()
-        await self._wait_until_complete()
-        complete = self._complete.is_set()
+        await self._wait_until_settled()
+        complete = self._is_complete()
         return await self._in_thread(partial(self._find, record_id)), complete
 
-    async def _wait_until_complete(self) -> None:
+    async def _wait_until_settled(self) -> None:
+        with trio.move_on_after(self._patience_s):
+            await self._settled.wait()
+
+    def _unsettle(self) -> None:
         if not self._failing:
-            with trio.move_on_after(self._patience_s):
-                await self._complete.wait()
+            self._settled = trio.Event()
+
+    def _is_complete(self) -> bool:
+        return self._open and self._index.reached >= self._covered
 
     async def _begin_anew(self) -> None:
-        self._complete = trio.Event()
+        self._unsettle()
         self._open = False
         await self._attempt(self._index.discard)
         self._wanted.set()
@@ -196,8 +206,8 @@ class RecordLookup:
         reached = self._index.reached
         while self._recent and next(iter(self._recent.values())).end <= reached:
             self._drop_oldest()
-        if reached >= self._covered:
-            self._complete.set()
+        if self._is_complete():
+            self._settled.set()
 
     def _drop_oldest(self) -> Position:
         return self._drop(next(iter(self._recent)))
@@ -216,7 +226,9 @@ class RecordLookup:
             if isinstance(error, IndexDamaged):
                 await self._begin_anew()
             return False
-        self._failing = False
+        if self._failing:
+            self._failing = False
+            self._unsettle()
         return True
 
     def _note_failure(self, error: Exception) -> None:
@@ -224,6 +236,7 @@ class RecordLookup:
         if not self._failing:
             self._log("record_index_failed", level="warning", error=str(error))
         self._failing = True
+        self._settled.set()
 
     async def _in_thread(self, job: Callable[[], T]) -> T:
         # Abandoned by those who leave: the limiter keeps the next job waiting until this one has ended.

@@ -104,11 +104,12 @@ class RecordWriter:
         await self._thread.run(self._store.close)
 
     def refuse_all(self) -> None:
-        """Tell everybody who waits that his record is not stored."""
+        """Tell everybody who waits that his record is not stored; who comes later finds the channel closed."""
         with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:
                 self._batch.append(self._receive.receive_nowait())
         self._refuse_batch()
+        self._receive.close()
 
     async def _fill_batch(self) -> bool:
         """Take what is queued, or wait until there is something to do. False: nothing will come any more."""

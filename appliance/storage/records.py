@@ -63,14 +63,14 @@ class RecordLog:
         sync_interval_s: float = 0.05,
         retry_interval_s: float = 1.0,
         flush_timeout_s: float = 2.0,
-        lookup_patience_s: float = 5.0,
+        lookup_patience_s: float = 2.0,
         write: Write = os.write,
         sync: Sync = os.fdatasync,
         boot_id: Callable[[], str] = read_boot_id,
     ) -> None:
         self._id_field = id_field
         self._flush_timeout_s = flush_timeout_s
-        self._send, self._receive = trio.open_memory_channel[Pending](QUEUE_RECORDS)
+        self._send, receive = trio.open_memory_channel[Pending](QUEUE_RECORDS)
         self._closing = trio.Event()
         self._store = RecordStore(
             path, directory, mode, max_bytes=max_bytes, total_max_bytes=total_max_bytes, write=write, sync=sync
@@ -82,7 +82,7 @@ class RecordLog:
             path,
             self._store,
             self._lookup,
-            self._receive,
+            receive,
             log=log,
             sync_interval_s=sync_interval_s,
             retry_interval_s=retry_interval_s,
@@ -144,21 +144,21 @@ class RecordLog:
 
         A log that cannot be opened does not hold up the start: it is failing, and tried again.
         """
-        with self._receive:
-            try:
-                with trio.CancelScope() as scope:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._limit_flush, scope)
-                        await self._writer.open()
-                        nursery.start_soon(self._lookup.run)
-                        task_status.started()
-                        await self._writer.run()
-                        nursery.cancel_scope.cancel()
-                    await self._lookup.finish()
-            finally:
-                self._writer.refuse_all()
-                with trio.move_on_after(_CLEANUP_S, shield=True):
-                    await self._writer.close()
+        try:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._limit_flush, scope)
+                    await self._writer.open()
+                    nursery.start_soon(self._lookup.run)
+                    task_status.started()
+                    await self._writer.run()
+                    nursery.cancel_scope.cancel()
+                await self._lookup.finish()
+        finally:
+            self._writer.refuse_all()
+            with trio.move_on_after(_CLEANUP_S, shield=True):
+                await self._writer.close()
+                await self._lookup.close()
 
     async def _enqueue(self, pending: Pending) -> None:
         try:

@@ -50,9 +50,12 @@ def test_a_closed_pipe_is_quiet(arguments: tuple[str, ...]) -> None:
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
-def test_version_imports_nothing_heavy() -> None:
-    program = "import sys; from appliance.__main__ import main; main(['version']); print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("arguments", "module"), [(["version"], "version"), (["journal", "verify", "/dev/null"], "journal")]
+)
+def test_light_commands_import_nothing_heavy(arguments: list[str], module: str) -> None:
+    program = f"import sys; from appliance.__main__ import main; main({arguments}); print(*sys.modules)"
     loaded = set(_run("-c", program).stdout.split())
     heavy = {"trio", "quart", "hypercorn", "httpx", "pydantic", "yaml", "dotenv", "ssl", "asyncio", "prometheus_client"}
-    assert "appliance.cli.version" in loaded
+    assert f"appliance.cli.{module}" in loaded
     assert not loaded & heavy

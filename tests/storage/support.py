@@ -54,6 +54,21 @@ class Disk:
         self.error = None
 
 
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels a scope when its task has come to rest for the nth time: at its nth await that waits."""
+
+    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
+        self._task = task
+        self._scope = scope
+        self._steps_left = step
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._steps_left -= 1
+            if self._steps_left == 0:
+                self._scope.cancel()
+
+
 def make_store(
     directory: Path,
     clock: Clock,

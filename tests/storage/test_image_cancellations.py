@@ -10,24 +10,19 @@ import trio.testing
 
 from appliance.storage.imagefiles import WriteOutcome
 from appliance.storage.images import ImageStore
-from tests.storage.support import TTL_S, Clock, Disk, assert_consistent, make_store, names_in, picture, sha256_of
+from tests.storage.support import (
+    TTL_S,
+    CancelAtStep,
+    Clock,
+    Disk,
+    assert_consistent,
+    make_store,
+    names_in,
+    picture,
+    sha256_of,
+)
 
 Operation = Callable[[ImageStore], Awaitable[object]]
-
-
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope when its task has come to rest for the nth time: at its nth await that waits."""
-
-    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
-        self._task = task
-        self._scope = scope
-        self._steps_left = step
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self._task:
-            self._steps_left -= 1
-            if self._steps_left == 0:
-                self._scope.cancel()
 
 
 async def cancel_at_step(operation: Operation, store: ImageStore, step: int) -> bool:
