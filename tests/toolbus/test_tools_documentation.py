@@ -1,7 +1,5 @@
 """docs/tools.md: its example runs and gives what it says, and its tables are the code's."""
 
-# ruff: noqa: ASYNC240 -- small files of the tree
-
 import json
 import re
 import shutil
