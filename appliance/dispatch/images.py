@@ -1,10 +1,10 @@
 """Images: from a checked request to pictures, through the class and the model that the rules choose."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.admission.policy import decide_response_format
-from appliance.backends.base import ImageBackend, ImageCall, ImageResult
+from appliance.backends.base import ImageBackend, ImageCall, ImageEdit, ImageResult, OnPreview
 from appliance.backends.registry import IMAGE_BACKENDS
 from appliance.config.classes import BackendClass, Provider
 from appliance.config.settings import ImagesBackend
@@ -19,25 +19,40 @@ _BACKEND_OF: Mapping[Provider, ImagesBackend] = {"a1111": "http_a1111", "openai_
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """Pictures, and how they came about."""
+class ImageJob:
+    """An admitted request: its slot is held until the caller's stack closes, the backend being idle by then."""
 
-    result: ImageResult
-    backend: str
-    backend_class: str
+    call: ImageCall
+    backend: ImageBackend
+    backend_name: str
     router_reason: str
     response_format: ResponseFormat
     model: ModelChoice | None
 
+    @property
+    def backend_class(self) -> str:
+        return self.call.backend_class.name
 
-async def draw_images(
-    dispatcher: Dispatcher, caller: Caller, request: ImageRequest, *, x_backend: str | None
-) -> Drawing:
-    """Route, admit, draw. The slot is held until the caller's stack closes, the backend being idle by then."""
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Pictures, and the job they came from."""
+
+    job: ImageJob
+    result: ImageResult
+
+    @property
+    def model(self) -> str | None:
+        """What the backend says it drew with, else what it was asked to."""
+        return self.result.model or (self.job.model.model if self.job.model else None)
+
+
+def admit_images(dispatcher: Dispatcher, caller: Caller, request: ImageRequest, *, x_backend: str | None) -> ImageJob:
+    """Route, then capability, readiness, slot, in the contract's order. Raises what each of them raises."""
     settings = dispatcher.settings
     route = choose_image_class(x_backend, settings)
     backend_class = dispatcher.decide(route.backend_class, "images")
-    response_format = decide_response_format(backend_class, request.response_format)
+    response_format = decide_response_format(backend_class, "b64_json" if request.stream else request.response_format)
     name, backend = _choose_backend(dispatcher, backend_class)
     model = _choose_model(name, request, dispatcher)
     dispatcher.admit(caller, backend_class, "images", probed=name != MOCK)
@@ -57,9 +72,20 @@ async def draw_images(
         cancel_timeout_s=settings.backend_cancel_timeout_sec,
         unstoppable=dispatcher.health.is_unstoppable(backend_class.name),
     )
-    with dispatcher.protect(backend_class, settings.images_http_timeout_sec):
-        result = await backend.draw(call, dispatcher.upstream, caller.stack)
-    return Drawing(result, name, backend_class.name, route.reason, response_format, model)
+    return ImageJob(call, backend, name, route.reason, response_format, model)
+
+
+async def draw(
+    dispatcher: Dispatcher,
+    caller: Caller,
+    job: ImageJob,
+    *,
+    edit: ImageEdit | None = None,
+    on_preview: OnPreview | None = None,
+) -> Drawing:
+    """Draw what was admitted. What a cut-off call leaves running is ended by the caller's stack."""
+    call = replace(job.call, edit=edit, on_preview=on_preview)
+    return Drawing(job, await job.backend.draw(call, dispatcher.upstream, caller.stack))
 
 
 def _choose_backend(dispatcher: Dispatcher, backend_class: BackendClass) -> tuple[ImagesBackend, ImageBackend]:

@@ -1,0 +1,120 @@
+"""Drawing over HTTP: what generations and edits have in common, whole answers and streams alike."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import trio
+
+from appliance.backends.base import OnPreview
+from appliance.components import Components
+from appliance.dispatch.images import Drawing, ImageJob, admit_images, draw
+from appliance.protocol.canonical import sha256_hex
+from appliance.protocol.errors import GatewayError
+from appliance.protocol.image_events import ImageAction, ImageEvents
+from appliance.protocol.images import Image, ImageRequest, image_answer, image_item
+from appliance.protocol.magic import MIME
+from appliance.protocol.sse import PING
+from appliance.protocol.streams import error_event
+from appliance.server.exchange import Answer, Request, SendPiece, json_answer
+from appliance.server.routing_headers import routing_headers
+from appliance.server.previews import Previews
+from appliance.server.relay import PING_INTERVAL_S, SSE_HEADERS, SSE_TYPE
+from appliance.server.visit import Visit
+
+IMAGES_PATH = "/ui/images/"
+
+Draw = Callable[[OnPreview | None], Awaitable[Drawing]]
+
+
+async def serve_drawing(components: Components, request: Request, wanted: ImageRequest, action: ImageAction) -> Answer:
+    """Admit, then draw or stream. Raises GatewayError until the first byte; after it, errors are events."""
+    visit = request.visit
+    job = admit_images(components.dispatcher, visit.caller(), wanted, x_backend=request.header(b"x-backend"))
+
+    async def draw_it(on_preview: OnPreview | None) -> Drawing:
+        return await draw(components.dispatcher, visit.caller(), job, on_preview=on_preview)
+
+    if wanted.stream:
+        return _stream(visit, ImageEvents(action, wanted), job, draw_it)
+    return await _answer(components, visit, await draw_it(None))
+
+
+async def _answer(components: Components, visit: Visit, drawing: Drawing) -> Answer:
+    visit.model = drawing.model
+    data = [await _item(components, visit, drawing, image) for image in drawing.result.images]
+    answer = image_answer(int(time.time()), data, gateway_fields(drawing))
+    return json_answer(answer, headers=_headers(drawing.job, drawing.model))
+
+
+def _stream(visit: Visit, events: ImageEvents, job: ImageJob, draw_it: Draw) -> Answer:
+    async def write(send: SendPiece) -> None:
+        visit.events = True
+        outcome = await _relay_previews(events, draw_it, send)
+        if isinstance(outcome, GatewayError):
+            visit.error_code = outcome.code
+            await send(error_event(outcome))
+            return
+        visit.model = outcome.model
+        usage = (outcome.result.upstream or {}).get("usage")
+        picture = outcome.result.images[0]
+        await send(events.completed(picture, int(time.time()), usage=usage, gateway=gateway_fields(outcome)))
+
+    return Answer(write, content_type=SSE_TYPE, headers={**SSE_HEADERS, **_headers(job, job.call.model)})
+
+
+async def _relay_previews(events: ImageEvents, draw_it: Draw, send: SendPiece) -> Drawing | GatewayError:
+    """Draw in one task, and send previews, or pings in silence, in this one until the drawing has ended."""
+    previews = Previews(events.request.partial_images)
+    outcome: list[Drawing | GatewayError] = []
+
+    async def draw_to_the_end() -> None:
+        try:
+            outcome.append(await draw_it(previews.offer if events.request.partial_images else None))
+        except GatewayError as error:  # carried past the nursery, which would wrap it in a group
+            outcome.append(error)
+        previews.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(draw_to_the_end)
+        while not outcome:
+            await _relay_one(events, previews, send)
+    return outcome[0]
+
+
+async def _relay_one(events: ImageEvents, previews: Previews, send: SendPiece) -> None:
+    piece: bytes | None = PING
+    with trio.move_on_after(PING_INTERVAL_S):
+        taken = await previews.take()
+        piece = None if taken is None else events.partial(taken[1], taken[0], int(time.time()))
+    if piece is not None:
+        await send(piece)
+
+
+def _headers(job: ImageJob, model: str | None) -> dict[str, str]:
+    return routing_headers(job.backend_class, model, job.router_reason)
+
+
+async def _item(components: Components, visit: Visit, drawing: Drawing, image: Image) -> dict[str, str]:
+    if drawing.job.response_format == "b64_json":
+        return image_item(image, None)
+    stored = await components.images.save(image)
+    name = f"{stored.sha256}.{stored.extension}"
+    query = components.signer.sign(name, time.time())
+    return image_item(image, f"{visit.base_url}{IMAGES_PATH}{name}?{query}")
+
+
+def gateway_fields(drawing: Drawing) -> Mapping[str, object]:
+    """Contract 4, `_gateway`: how a picture came about, without what is unknown."""
+    result, job = drawing.result, drawing.job
+    fields = {
+        "backend": job.backend_name,
+        "backend_class": job.backend_class,
+        "mime": MIME[result.images[0].type],
+        "seed": result.seed,
+        "model": drawing.model,
+        "model_reason": job.model.reason if job.model else None,
+        "request": dict(result.request) if result.request is not None else None,
+        "upstream": dict(result.upstream) if result.upstream is not None else None,
+        "sha256": [sha256_hex(image.data) for image in result.images],
+    }
+    return {name: value for name, value in fields.items() if value is not None}
