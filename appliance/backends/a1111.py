@@ -19,15 +19,16 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
-from appliance.backends.a1111_jobs import Job, task_id
+from appliance.backends.a1111_jobs import JSON_HEADERS, Job, task_id
+from appliance.backends.a1111_previews import steps_between, watch_previews
 from appliance.backends.base import ImageCall, ImageResult
 from appliance.backends.decoding import answer_cap_bytes, decode_images, unusable
-from appliance.backends.holding import hold_to_the_end
+from appliance.backends.holding import accompany, see_through
 from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, present
 from appliance.backends.prompts import strip_extra_args
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed
 from appliance.upstream.client import UpstreamClient
-from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
+from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall, login_headers
 from appliance.upstream.failures import failure_from_answer, parse_json_object
 
 _HARMLESS_EXTRAS = frozenset({"user"})
@@ -42,13 +43,18 @@ class A1111Backend:
         job = Job(call, upstream)
         tracked = await job.is_trackable()
         cleanup.push_async_callback(job.end)
-        exchange = partial(_exchange, _post(call, payload, job), upstream, job)
-        held = partial(hold_to_the_end, exchange, call.cancel_timeout_s, on_expired=job.mark_over)
-        answer = await (exchange() if tracked else held())
+        post = _post(call, payload, job)
+        exchange = partial(_exchange, upstream, job, post)
+        if tracked and call.on_preview is not None:
+            answer = await accompany(exchange, partial(watch_previews, job, call, call.on_preview))
+        elif tracked:
+            answer = await exchange()
+        else:
+            answer = await see_through(partial(_exchange, upstream, job), post, call, on_expired=job.mark_over)
         return await _result(call, payload, answer)
 
 
-async def _exchange(post: UpstreamCall, upstream: UpstreamClient, job: Job) -> UpstreamAnswer:
+async def _exchange(upstream: UpstreamClient, job: Job, post: UpstreamCall) -> UpstreamAnswer:
     """An answer of any kind ends the job, whether or not its caller is still there to hear it."""
     answer = await upstream.exchange(post)
     job.mark_over()
@@ -71,25 +77,30 @@ def translate(call: ImageCall) -> dict[str, Any]:
         "sampler_name": call.options.sampler,
         "scheduler": call.options.scheduler,
     }
-    model: dict[str, Any] = {}
-    if call.model is not None:
-        model = {
-            "override_settings": {"sd_model_checkpoint": call.model},
-            "override_settings_restore_afterwards": True,
-        }
+    steps = chosen(call.options, STEPS) or call.default_steps
     return {
         "prompt": strip_extra_args(call.prompt),
         "width": call.width,
         "height": call.height,
         "batch_size": call.n,
         "n_iter": 1,
-        "steps": chosen(call.options, STEPS) or call.default_steps,
+        "steps": steps,
         **{name: value for name, value in optional.items() if value is not None},
-        **model,
+        **_override(call, steps),
         "force_task_id": task_id(call),
         "send_images": True,
         "save_images": False,  # also keeps the grid out of the answer
     }
+
+
+def _override(call: ImageCall, steps: int) -> dict[str, Any]:
+    """The only settings that are ever overridden: the model, and how often there is a preview for who looks."""
+    settings: dict[str, Any] = {}
+    if call.model is not None:
+        settings["sd_model_checkpoint"] = call.model
+    if call.on_preview is not None:
+        settings["show_progress_every_n_steps"] = steps_between(steps)
+    return {"override_settings": settings, "override_settings_restore_afterwards": True} if settings else {}
 
 
 def _post(call: ImageCall, payload: dict[str, Any], job: Job) -> UpstreamCall:
@@ -97,7 +108,7 @@ def _post(call: ImageCall, payload: dict[str, Any], job: Job) -> UpstreamCall:
         backend_class=call.backend_class.name,
         method="POST",
         url=job.url("/sdapi/v1/txt2img"),
-        headers={"Content-Type": "application/json"},
+        headers={**JSON_HEADERS, **login_headers(call.backend_class)},
         body=json.dumps(payload).encode(),
         first_byte_s=call.timeout_s,
         idle_s=call.idle_timeout_s,

@@ -19,13 +19,12 @@ whose name says that it is one, the field is left out.
 
 import json
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from appliance.backends.base import ImageCall, ImageResult
 from appliance.backends.decoding import answer_cap_bytes, decode_images, image_from_bytes, unusable
-from appliance.backends.holding import hold_to_the_end
+from appliance.backends.holding import see_through
 from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, present
 from appliance.backends.prompts import strip_extra_args
 from appliance.protocol.images import Image
@@ -46,8 +45,8 @@ class OpenAIImagesBackend:
     async def draw(self, call: ImageCall, upstream: UpstreamClient, cleanup: AsyncExitStack) -> ImageResult:
         name = call.backend_class.name
         payload = translate(call)
-        exchange = partial(upstream.exchange, _post(call, payload))
-        answer = await (hold_to_the_end(exchange, call.cancel_timeout_s) if call.unstoppable else exchange())
+        post = _post(call, payload)
+        answer = await (see_through(upstream.exchange, post, call) if call.unstoppable else upstream.exchange(post))
         if answer.status != 200:
             raise failure_from_answer(answer, upstream=name)
         said = parse_json_object(answer.body, upstream=name)

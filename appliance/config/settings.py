@@ -129,6 +129,8 @@ class Settings(BaseModel):
         "http://127.0.0.1:7860", description="The image server, unless the class names one."
     )
     images_http_timeout_sec: Seconds = Field(120, description="A picture must be drawn within this.")
+    images_a1111_user: str = Field("", description="User name for classes of provider a1111 (`--api-auth`).")
+    images_a1111_password: SecretStr = Field(SecretStr(""), description="Password of that user.")
     images_a1111_steps: Annotated[int, Field(ge=1, le=200)] = Field(20, description="Steps where a request names none.")
     images_openai_model: str = Field(
         "auto", description="Model sent where a request names none; auto: chosen by prompt."

@@ -5,9 +5,11 @@ import io
 import pytest
 import trio
 from PIL import Image as Pillow
+from pydantic import SecretStr
 
 from appliance.backends.a1111 import A1111Backend, translate
 from appliance.backends.a1111_jobs import Job
+from appliance.config.classes import Login
 from appliance.config.settings import Settings
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import open_upstream
@@ -287,3 +289,82 @@ async def test_call_that_was_never_sent_leaves_nothing_to_end(loopback_clock):
     async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
         await Job(image_call(fake.base_url), upstream).end()
         assert not fake.statistics.requests
+
+
+async def test_previews_of_our_own_job_are_shown_at_quarters_of_it(loopback_clock):
+    shown = []
+    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
+
+        def show(image, progress=None):
+            shown.append((image, progress, trio.current_time()))
+
+        result = await draw(BACKEND, image_call(fake.base_url, model="base-xl", on_preview=show), upstream)
+        assert fake.payloads[0]["override_settings"] == {
+            "sd_model_checkpoint": "base-xl",
+            "show_progress_every_n_steps": 5,
+        }
+        drawn_at = fake.previewed_at
+    assert [round(progress, 2) for _, progress, _ in shown] == [0.25, 0.5, 0.75]
+    assert all(image.type == "png" and b"prompt" not in image.data for image, _, _ in shown)
+    assert max(at - drawn for (_, _, at), drawn in zip(shown, drawn_at, strict=True)) < 0.05
+    assert result.images
+
+
+async def test_previews_of_another_clients_job_are_never_shown(nursery, loopback_clock):
+    shown = []
+    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
+        first = Drawing()
+        nursery.start_soon(first.run, BACKEND, image_call(fake.base_url), upstream)
+        await fake.until_active()
+
+        def show(image, progress=None):
+            shown.append(fake.current_task)
+
+        call = image_call(fake.base_url, on_preview=show)
+        assert (await draw(BACKEND, call, upstream)).images
+    assert set(shown) == {f"task({call.request_id})"}
+
+
+async def test_a_call_with_previews_raises_as_one_without(loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_a1111(Behaviour(fail_with="CUDA")) as fake:
+        with pytest.raises(UpstreamFailed):
+            await draw(BACKEND, image_call(fake.base_url, on_preview=print, cancel_timeout_s=5), upstream)
+    assert fake.previewed_at == []
+
+
+@pytest.mark.parametrize("spoilt", [{"live_preview": 5}, {"live_preview": "data:,x"}, {"id_live_preview": "x"}, None])
+async def test_a_preview_that_cannot_be_read_costs_no_picture(loopback_clock, spoilt):
+    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
+        honest = fake.progress_of
+
+        def spoil(question):
+            return {**honest(question), **spoilt} if spoilt and question["live_preview"] else honest(question)
+
+        fake.progress_of = spoil
+        assert (await draw(BACKEND, image_call(fake.base_url, on_preview=lambda *_: None), upstream)).images
+
+
+async def test_a_server_with_a_password_is_sent_it_with_every_request(loopback_clock):
+    login = Login("me", SecretStr("pass:word"))
+    async with open_upstream(Settings()) as upstream, open_fake_a1111(Behaviour(credentials="me:pass:word")) as fake:
+        assert (await draw(BACKEND, image_call(fake.base_url, login=login), upstream)).images
+        with pytest.raises(UpstreamFailed) as caught:
+            await draw(BACKEND, image_call(fake.base_url), upstream)
+    assert caught.value.extra["status"] == 401
+    assert "pass:word" not in str(login)
+
+
+async def test_a_cancelled_job_on_a_server_with_a_password_is_interrupted(nursery, loopback_clock):
+    login = Login("me", SecretStr("x"))
+    async with (
+        open_upstream(Settings()) as upstream,
+        open_fake_a1111(Behaviour(credentials="me:x", step_s=1)) as fake,
+    ):
+        drawing = Drawing()
+        call = image_call(fake.base_url, login=login, on_preview=lambda *_: None)
+        nursery.start_soon(drawing.run, BACKEND, call, upstream)
+        await fake.until_active()
+        await trio.sleep(1.5)
+        drawing.scope.cancel()
+        await drawing.slot_back.wait()
+        assert (fake.counts.interrupted, fake.is_idle) == (1, True)

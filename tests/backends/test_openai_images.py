@@ -176,3 +176,28 @@ async def test_picture_on_another_port_is_not_fetched(loopback_clock):
             with pytest.raises(UpstreamFailed, match="another host"):
                 await draw(BACKEND, image_call(server.base_url), upstream)
         assert not other.statistics.connections_ever
+
+
+async def test_slot_waits_for_a_server_that_draws_on_when_our_own_patience_ends(nursery, loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images(drawing_s=10) as fake:
+        fake.stoppable = False
+        drawing = Drawing()
+        started = trio.current_time()
+        nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url, timeout_s=3, unstoppable=True), upstream)
+        await drawing.slot_back.wait()
+        assert (fake.drawing, fake.drawn) == (0, 1)
+        assert trio.current_time() - started == pytest.approx(10, abs=0.5)
+        assert isinstance(drawing.error, UpstreamTimeout)
+        assert "did not answer within 3 s" in drawing.error.message
+
+
+async def test_slot_waits_no_longer_than_the_bound_when_our_own_patience_ends(nursery, loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images(drawing_s=100) as fake:
+        fake.stoppable = False
+        drawing = Drawing()
+        started = trio.current_time()
+        call = image_call(fake.base_url, timeout_s=3, cancel_timeout_s=20, unstoppable=True)
+        nursery.start_soon(drawing.run, BACKEND, call, upstream)
+        await drawing.slot_back.wait()
+        assert trio.current_time() - started == pytest.approx(23, abs=0.5)
+        assert isinstance(drawing.error, UpstreamTimeout)
