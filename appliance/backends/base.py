@@ -23,12 +23,14 @@ class OnPreview(Protocol):
 class ImageEdit:
     """A picture to start from. `mask`: where it is transparent, as OpenAI has it, the picture is painted anew.
 
+    `others`: further pictures, for the one kind of server that takes several; dispatch refuses them for all others.
     `strength`: how far the new picture may leave the old one, 0 to 1; None: the backend's own default.
     """
 
     image: Image
     mask: Image | None = None
     strength: float | None = None
+    others: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 from appliance.admission.policy import decide_response_format
 from appliance.backends.base import ImageBackend, ImageCall, ImageEdit, ImageResult, OnPreview
-from appliance.backends.registry import IMAGE_BACKENDS
+from appliance.backends.registry import EDITING, IMAGE_BACKENDS, SEVERAL_PICTURES
 from appliance.config.classes import BackendClass, Provider
 from appliance.config.settings import ImagesBackend
 from appliance.dispatch.dispatch import Caller, Dispatcher
 from appliance.dispatch.routing import ModelChoice, choose_image_class, choose_image_model
-from appliance.protocol.errors import CapabilityNotSupported
+from appliance.protocol.errors import CapabilityNotSupported, InvalidRequest
 from appliance.protocol.images import ImageRequest, ResponseFormat
 
 MOCK: ImagesBackend = "mock"
@@ -47,13 +47,19 @@ class Drawing:
         return self.result.model or (self.job.model.model if self.job.model else None)
 
 
-def admit_images(dispatcher: Dispatcher, caller: Caller, request: ImageRequest, *, x_backend: str | None) -> ImageJob:
-    """Route, then capability, readiness, slot, in the contract's order. Raises what each of them raises."""
+def admit_images(
+    dispatcher: Dispatcher, caller: Caller, request: ImageRequest, *, x_backend: str | None, pictures: int = 0
+) -> ImageJob:
+    """Route, then capability, readiness, slot, in the contract's order. Raises what each of them raises.
+
+    `pictures`: how many the request brings to be edited.
+    """
     settings = dispatcher.settings
     route = choose_image_class(x_backend, settings)
     backend_class = dispatcher.decide(route.backend_class, "images")
     response_format = decide_response_format(backend_class, "b64_json" if request.stream else request.response_format)
     name, backend = _choose_backend(dispatcher, backend_class)
+    _check_edit(dispatcher, backend_class, name, pictures)
     model = _choose_model(name, request, dispatcher)
     dispatcher.admit(caller, backend_class, "images", probed=name != MOCK)
     call = ImageCall(
@@ -106,6 +112,27 @@ def _choose_backend(dispatcher: Dispatcher, backend_class: BackendClass) -> tupl
             ],
         )
     return name, IMAGE_BACKENDS[name]
+
+
+def _check_edit(dispatcher: Dispatcher, backend_class: BackendClass, name: ImagesBackend, pictures: int) -> None:
+    """Raises CapabilityNotSupported for a provider that only draws from nothing, InvalidRequest for too many pictures."""
+    if pictures and name not in EDITING:
+        raise CapabilityNotSupported(
+            backend_class=backend_class.name,
+            capability="image edits",
+            supported=list(backend_class.capabilities),
+            able=[
+                other.name
+                for other in dispatcher.backends.classes.values()
+                if "images" in other.capabilities
+                and _BACKEND_OF.get(other.provider) in EDITING
+                and other is not backend_class
+            ],
+        )
+    if pictures > 1 and name not in SEVERAL_PICTURES:
+        raise InvalidRequest(
+            f"{backend_class.name} edits one picture at a time: send one.", param="image", code="invalid_value"
+        )
 
 
 def _choose_model(name: ImagesBackend, request: ImageRequest, dispatcher: Dispatcher) -> ModelChoice | None:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import trio
 
-from appliance.backends.base import OnPreview
+from appliance.backends.base import ImageEdit, OnPreview
 from appliance.components import Components
 from appliance.dispatch.images import Drawing, ImageJob, admit_images, draw
 from appliance.protocol.canonical import sha256_hex
@@ -26,16 +27,30 @@ IMAGES_PATH = "/ui/images/"
 Draw = Callable[[OnPreview | None], Awaitable[Drawing]]
 
 
-async def serve_drawing(components: Components, request: Request, wanted: ImageRequest, action: ImageAction) -> Answer:
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a route has read: the request, and for an edit how many pictures there are and the way to them."""
+
+    request: ImageRequest
+    action: ImageAction
+    pictures: int = 0
+    load_edit: Callable[[], Awaitable[ImageEdit]] | None = None
+
+
+async def serve_drawing(components: Components, request: Request, order: Order) -> Answer:
     """Admit, then draw or stream. Raises GatewayError until the first byte; after it, errors are events."""
     visit = request.visit
-    job = admit_images(components.dispatcher, visit.caller(), wanted, x_backend=request.header(b"x-backend"))
+    x_backend = request.header(b"x-backend")
+    job = admit_images(
+        components.dispatcher, visit.caller(), order.request, x_backend=x_backend, pictures=order.pictures
+    )
 
     async def draw_it(on_preview: OnPreview | None) -> Drawing:
-        return await draw(components.dispatcher, visit.caller(), job, on_preview=on_preview)
+        edit = await order.load_edit() if order.load_edit is not None else None
+        return await draw(components.dispatcher, visit.caller(), job, edit=edit, on_preview=on_preview)
 
-    if wanted.stream:
-        return _stream(visit, ImageEvents(action, wanted), job, draw_it)
+    if order.request.stream:
+        return _stream(visit, ImageEvents(order.action, order.request), job, draw_it)
     return await _answer(components, visit, await draw_it(None))
 
 

@@ -269,7 +269,7 @@ async def _handle(fake: FakeA1111, request: Request) -> None:
     expected = behaviour.credentials and "Basic " + base64.b64encode(behaviour.credentials.encode()).decode()
     if expected and request.path.startswith("/sdapi/") and request.header("authorization") != expected:
         await request.respond_json(401, {"detail": "Incorrect username or password"})
-    elif request.path == "/sdapi/v1/txt2img":
+    elif request.path in ("/sdapi/v1/txt2img", "/sdapi/v1/img2img"):
         await _txt2img(fake, request)
     elif request.path == "/sdapi/v1/interrupt" and request.method == "POST":
         fake.interrupt()
@@ -309,6 +309,8 @@ def _refusal(request: Request) -> tuple[int, dict[str, Any]] | None:
             return 422, {
                 "detail": [{"type": "int_parsing", "loc": ["body", name], "msg": "Input should be an integer"}]
             }
+    if request.path.endswith("img2img") and not payload.get("init_images"):
+        return 404, {"error": "HTTPException", "detail": "Init image not found", "body": "", "errors": ""}
     sampler = payload.get("sampler_name")
     if sampler and sampler not in SAMPLERS:
         return 404, {"error": "HTTPException", "detail": "Sampler not found", "body": "", "errors": ""}

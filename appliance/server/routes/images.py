@@ -1,7 +1,8 @@
-"""`POST /v1/images/generations`, and the pictures it hands out under `/ui/images/`."""
+"""`POST /v1/images/generations` and `/v1/images/edits`, and the pictures it hands out under `/ui/images/`."""
 
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from urllib.parse import parse_qs
 
 from quart import Response
@@ -9,28 +10,44 @@ from quart import request as quart_request
 from quart_trio import QuartTrio
 
 from appliance.components import Components
+from appliance.protocol.edits import parse_edit_fields
 from appliance.protocol.errors import NotFound, Unauthenticated
 from appliance.protocol.images import parse_image_request
 from appliance.protocol.magic import EXTENSION, MIME
 from appliance.server.access import Head
 from appliance.server.app import current_visit
-from appliance.server.drawing import IMAGES_PATH, serve_drawing
-from appliance.server.exchange import Answer, DirectRoutes, Request
+from appliance.server.drawing import IMAGES_PATH, Order, serve_drawing
+from appliance.server.exchange import Answer, DirectRoutes, Handler, ReceivePiece, Request, Upload
+from appliance.server.uploads import look_at_pictures, read_form
 from appliance.storage.images import ImageReader
 
+EDITS_PATH = "/v1/images/edits"
 PIECE_BYTES = 262_144
 
 _TYPE_BY_EXTENSION = {extension: kind for kind, extension in EXTENSION.items()}
 
 
-def generation_routes(components: Components) -> DirectRoutes:
+def image_routes(components: Components) -> DirectRoutes:
     """Contract 4: drawing."""
+    max_pixels = components.settings.images_max_pixels
 
     async def generate(request: Request) -> Answer:
-        wanted = parse_image_request(request.json(), max_pixels=components.settings.images_max_pixels)
-        return await serve_drawing(components, request, wanted, "image_generation")
+        wanted = parse_image_request(request.json(), max_pixels=max_pixels)
+        return await serve_drawing(components, request, Order(wanted, "image_generation"))
 
-    return {"/v1/images/generations": {"POST": generate}}
+    async def receive_edit(request: Request, receive_piece: ReceivePiece) -> Handler:
+        form = await read_form(request, receive_piece, components.spool)
+        uploaded = await look_at_pictures(form.files, max_pixels=max_pixels)
+        wanted, strength = parse_edit_fields(form.fields, picture=uploaded.size, max_pixels=max_pixels)
+        load_edit = partial(uploaded.load, strength)
+        order = Order(wanted, "image_edit", pictures=len(uploaded.pictures), load_edit=load_edit)
+
+        async def edit(request: Request) -> Answer:
+            return await serve_drawing(components, request, order)
+
+        return edit
+
+    return {"/v1/images/generations": {"POST": generate}, EDITS_PATH: {"POST": Upload(receive_edit)}}
 
 
 def add_picture_route(app: QuartTrio, components: Components) -> None:
