@@ -17,6 +17,7 @@ from appliance.config.loading import Configuration
 from appliance.config.settings import Settings
 from appliance.dispatch.catalogue import Catalogue
 from appliance.dispatch.dispatch import Dispatcher
+from appliance.dispatch.repeats import Repeats
 from appliance.dispatch.routing import build_router
 from appliance.protocol.ids import NewId, new_id
 from appliance.storage.images import ImageStore, load_image_store
@@ -69,6 +70,7 @@ class Components:
     dispatcher: Dispatcher
     catalogue: Catalogue
     images: ImageStore
+    repeats: Repeats
     spool: Spool
     signer: UrlSigner
     journal: RequestJournal | None
@@ -158,6 +160,7 @@ async def open_components(
             dispatcher=dispatcher,
             catalogue=catalogue,
             images=images,
+            repeats=Repeats(images, ttl_s=settings.ui_image_ttl_sec),
             spool=Spool(
                 configuration.state_dir / "uploads",
                 max_total_bytes=UPLOADS_MAX_BYTES,

@@ -13,6 +13,7 @@ from appliance.dispatch.routing import ModelChoice, choose_image_class, choose_i
 from appliance.protocol.errors import CapabilityNotSupported, InvalidRequest
 from appliance.protocol.images import ImageRequest, ResponseFormat
 
+STORE_S = 30.0  # a disk that takes longer for four pictures is broken
 MOCK: ImagesBackend = "mock"
 
 _BACKEND_OF: Mapping[Provider, ImagesBackend] = {"a1111": "http_a1111", "openai_images": "http_openai_images"}
@@ -32,6 +33,16 @@ class ImageJob:
     @property
     def backend_class(self) -> str:
         return self.call.backend_class.name
+
+    @property
+    def outlives_its_client(self) -> bool:
+        """`on_disconnect: finish`."""
+        return self.call.backend_class.on_disconnect == "finish"
+
+    @property
+    def longest_s(self) -> float:
+        """By then it has ended in some way, its pictures on the disk."""
+        return self.call.timeout_s + self.call.idle_timeout_s + self.call.cancel_timeout_s + STORE_S
 
 
 @dataclass(frozen=True, slots=True)

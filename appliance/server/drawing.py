@@ -9,7 +9,7 @@ import trio
 from appliance.backends.base import ImageEdit, OnPreview
 from appliance.components import Components
 from appliance.dispatch.images import Drawing, ImageJob, admit_images, draw
-from appliance.protocol.canonical import sha256_hex
+from appliance.protocol.canonical import canonical_json, sha256_hex
 from appliance.protocol.errors import GatewayError
 from appliance.protocol.image_events import ImageAction, ImageEvents
 from appliance.protocol.images import Image, ImageRequest, image_answer, image_item
@@ -29,29 +29,78 @@ Draw = Callable[[OnPreview | None], Awaitable[Drawing]]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a route has read: the request, and for an edit how many pictures there are and the way to them."""
+    """What a route has read: the request, and for an edit how many pictures there are and the way to them.
+
+    `digest`: of the whole body; the same body has the same.
+    """
 
     request: ImageRequest
     action: ImageAction
+    digest: Callable[[], str]
     pictures: int = 0
     load_edit: Callable[[], Awaitable[ImageEdit]] | None = None
 
 
 async def serve_drawing(components: Components, request: Request, order: Order) -> Answer:
     """Admit, then draw or stream. Raises GatewayError until the first byte; after it, errors are events."""
-    visit = request.visit
+    job, draw_it = await _attach(components, request, order) or _start(components, request, order)
+    if order.request.stream:
+        return _stream(request.visit, ImageEvents(order.action, order.request), job, draw_it)
+    return await _answer(components, request.visit, await draw_it(None))
+
+
+def _start(components: Components, request: Request, order: Order) -> tuple[ImageJob, Draw]:
+    """Admit the request; drawing then is its own job."""
+    dispatcher, caller = components.dispatcher, request.visit.caller()
     x_backend = request.header(b"x-backend")
-    job = admit_images(
-        components.dispatcher, visit.caller(), order.request, x_backend=x_backend, pictures=order.pictures
-    )
+    job = admit_images(dispatcher, caller, order.request, x_backend=x_backend, pictures=order.pictures)
 
     async def draw_it(on_preview: OnPreview | None) -> Drawing:
-        edit = await order.load_edit() if order.load_edit is not None else None
-        return await draw(components.dispatcher, visit.caller(), job, edit=edit, on_preview=on_preview)
+        async def draw_now() -> Drawing:
+            edit = await order.load_edit() if order.load_edit is not None else None
+            return await draw(dispatcher, caller, job, edit=edit, on_preview=on_preview)
 
-    if order.request.stream:
-        return _stream(visit, ImageEvents(order.action, order.request), job, draw_it)
-    return await _answer(components, visit, await draw_it(None))
+        if not job.outlives_its_client:
+            return await draw_now()
+        shield = components.grace.shield(job.longest_s)
+        return await components.repeats.carry_out(_repeat_key(request, order), job, draw_now, shield)
+
+    return job, draw_it
+
+
+async def _attach(components: Components, request: Request, order: Order) -> tuple[ImageJob, Draw] | None:
+    """A request that says it is sent again waits for the job of the first time, or gets its pictures; without a slot."""
+    if not _is_repeat(request):
+        return None
+    running = components.repeats.find(_repeat_key(request, order))
+    if running is None:
+        return None
+    if running.ended.is_set() and await components.repeats.load(running) is None:
+        return None
+
+    async def draw_it(_on_preview: OnPreview | None) -> Drawing:
+        return await components.repeats.wait(running)
+
+    return running.job, draw_it
+
+
+def _is_repeat(request: Request) -> bool:
+    """OpenAI's SDKs count their retries; others name what must not happen twice."""
+    retries = request.header(b"x-stainless-retry-count") or "0"
+    return request.header(b"idempotency-key") is not None or (retries.isdecimal() and retries.strip("0") != "")
+
+
+def _repeat_key(request: Request, order: Order) -> str:
+    """The same token, path, class and body; with an Idempotency-Key, the same of that."""
+    token = request.visit.token
+    parts = [
+        token.fingerprint if token is not None else "",
+        request.visit.path,
+        request.header(b"x-backend"),
+        request.header(b"idempotency-key"),
+        order.digest(),
+    ]
+    return sha256_hex(canonical_json(parts).encode())
 
 
 async def _answer(components: Components, visit: Visit, drawing: Drawing) -> Answer:

@@ -10,6 +10,7 @@ from quart import request as quart_request
 from quart_trio import QuartTrio
 
 from appliance.components import Components
+from appliance.protocol.canonical import sha256_hex
 from appliance.protocol.edits import parse_edit_fields
 from appliance.protocol.errors import NotFound, Unauthenticated
 from appliance.protocol.images import parse_image_request
@@ -33,14 +34,15 @@ def image_routes(components: Components) -> DirectRoutes:
 
     async def generate(request: Request) -> Answer:
         wanted = parse_image_request(request.json(), max_pixels=max_pixels)
-        return await serve_drawing(components, request, Order(wanted, "image_generation"))
+        digest = partial(sha256_hex, request.raw)
+        return await serve_drawing(components, request, Order(wanted, "image_generation", digest))
 
     async def receive_edit(request: Request, receive_piece: ReceivePiece) -> Handler:
         form = await read_form(request, receive_piece, components.spool)
         uploaded = await look_at_pictures(form.files, max_pixels=max_pixels)
         wanted, strength = parse_edit_fields(form.fields, picture=uploaded.size, max_pixels=max_pixels)
         load_edit = partial(uploaded.load, strength)
-        order = Order(wanted, "image_edit", pictures=len(uploaded.pictures), load_edit=load_edit)
+        order = Order(wanted, "image_edit", form.digest, pictures=len(uploaded.pictures), load_edit=load_edit)
 
         async def edit(request: Request) -> Answer:
             return await serve_drawing(components, request, order)
