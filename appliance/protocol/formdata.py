@@ -67,7 +67,6 @@ class FormReader:
         self._file_fields = file_fields
         self._part: PartBegin | None = None
         self._size = 0
-        self._at_end = False
 
     def feed(self, data: bytes) -> Iterator[FormEvent]:
         """What is complete with `data`. Raises InvalidRequest for what is no form, or more of one than is taken."""
@@ -94,8 +93,6 @@ class FormReader:
         """The body has ended. Raises InvalidRequest if the form has not."""
         yield from self._step(self._held)
         yield from self._step(None)
-        if not self._at_end or self._part is not None:
-            raise _bad("it ends before its last boundary")
 
     def _step(self, data: bytes | None) -> Iterator[FormEvent]:
         try:
@@ -104,7 +101,6 @@ class FormReader:
                 found = self._read(event)
                 if found is not None:
                     yield found
-            self._at_end = isinstance(event, multipart.Epilogue)
         except RequestEntityTooLarge:
             raise _bad(f"it has more than {MAX_PARTS} parts, or a part whose head is too long") from None
         except ValueError:

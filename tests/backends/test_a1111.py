@@ -19,6 +19,7 @@ from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes.a1111 import Behaviour, open_fake_a1111
 from tests.fakes.http import open_server
+from tests.fakes.pictures import png
 
 BACKEND = A1111Backend()
 
@@ -345,6 +346,21 @@ async def test_a_preview_that_cannot_be_read_costs_no_picture(loopback_clock, sp
 
         fake.progress_of = spoil
         assert (await draw(BACKEND, image_call(fake.base_url, on_preview=lambda *_: None), upstream)).images
+
+
+async def test_a_preview_beside_a_task_that_is_not_active_is_somebody_elses(loopback_clock):
+    shown = []
+    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
+        honest = fake.progress_of
+        theirs = {
+            "active": False,
+            "live_preview": "data:," + base64.b64encode(png(8, 8)).decode(),
+            "id_live_preview": 9,
+        }
+        fake.progress_of = lambda question: {**honest(question), **theirs}
+        call = image_call(fake.base_url, on_preview=lambda *found: shown.append(found))
+        assert (await draw(BACKEND, call, upstream)).images
+    assert shown == []
 
 
 async def test_a_server_with_a_password_is_sent_it_with_every_request(loopback_clock):

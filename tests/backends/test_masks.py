@@ -103,6 +103,14 @@ def test_a_broken_mask_is_refused_and_nothing_else_is_raised(at: int, junk: byte
         white_where_transparent(whole[:at] + junk + whole[at + len(junk) :])
 
 
+@pytest.mark.parametrize("size", [(100_000, 100_000), (2**31, 2**31)])
+def test_a_mask_that_says_it_is_huge_is_refused_before_anything_is_made_of_it(size: tuple[int, int]) -> None:
+    header = struct.pack(">IIBBBBB", *size, 8, 6, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + bytes(4)
+    with pytest.raises(InvalidRequest, match="larger than any picture"):
+        white_where_transparent(data)
+
+
 def test_a_bomb_is_not_inflated() -> None:
     bomb = zlib.compress(bytes(50_000_000))
     header = struct.pack(">IIBBBBB", 4, 4, 8, 6, 0, 0, 0)

@@ -124,6 +124,17 @@ async def test_a_bad_form_takes_no_slot_reaches_no_backend_and_leaves_no_file(
         assert (house.inflight(), backend.calls, house.components.spool.total_bytes) == (0, [], 0)
 
 
+async def test_a_file_that_was_not_chosen_is_none(
+    tmp_path: Path, backend: GatedBackend, drawing: dict[str, str]
+) -> None:
+    """Browsers send it all the same, empty."""
+    backend.gate.set()
+    async with open_house(tmp_path, **drawing) as house:
+        assert (await edit(house, ("image", HALF), ("mask", b""), CAT, B64)).status == 200
+    assert backend.calls[0].edit is not None
+    assert backend.calls[0].edit.mask is None
+
+
 async def test_only_a_form_is_read(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
         json = await edit(house, headers={**AUTH, "content-type": "application/json"})

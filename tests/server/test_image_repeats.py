@@ -233,6 +233,17 @@ async def test_the_end_of_the_process_is_told_to_who_waits(
         assert (house.inflight(), repr(house.components.repeats)) == (0, "<Repeats running=0 kept=0>")
 
 
+async def test_the_end_of_the_process_is_told_to_the_client_that_began(
+    tmp_path: Path, backend: GatedBackend, finishing: dict[str, str], nursery: trio.Nursery
+) -> None:
+    async with open_house(tmp_path, **finishing) as house, ask(nursery, house) as exchange:
+        await trio.testing.wait_all_tasks_blocked()
+        house.components.grace.cut(0)
+        await exchange.started()
+        assert exchange.status == 503
+        assert json.loads(await exchange.body())["error"]["code"] == "shutting_down"
+
+
 async def test_a_retried_stream_is_the_picture_alone(
     tmp_path: Path, backend: GatedBackend, finishing: dict[str, str], nursery: trio.Nursery
 ) -> None:
