@@ -14,7 +14,7 @@ from appliance.backends.decoding import decode_images
 from appliance.protocol.errors import UpstreamFailed
 
 ACTIVE_S = 0.04  # a preview is to be at the client 50 ms after it can be had
-WAITING_S = 0.25  # while others' jobs run there is nothing to see
+WAITING_S = 0.1  # while others' jobs run there is nothing to see
 
 PARTS = 4  # previews at quarters of the drawing: OpenAI's clients ask for three at most
 

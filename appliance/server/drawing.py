@@ -75,11 +75,12 @@ async def _attach(components: Components, request: Request, order: Order) -> tup
     running = components.repeats.find(_repeat_key(request, order))
     if running is None:
         return None
-    if running.ended.is_set() and await components.repeats.load(running) is None:
+    drawing = await components.repeats.load(running) if running.ended.is_set() else None
+    if running.ended.is_set() and drawing is None:
         return None
 
     async def draw_it(_on_preview: OnPreview | None) -> Drawing:
-        return await components.repeats.wait(running)
+        return drawing or await components.repeats.wait(running)
 
     return running.job, draw_it
 
@@ -111,8 +112,9 @@ async def _answer(components: Components, visit: Visit, drawing: Drawing) -> Ans
 
 
 def _stream(visit: Visit, events: ImageEvents, job: ImageJob, draw_it: Draw) -> Answer:
+    visit.events = True
+
     async def write(send: SendPiece) -> None:
-        visit.events = True
         outcome = await _relay_previews(events, draw_it, send)
         if isinstance(outcome, GatewayError):
             visit.error_code = outcome.code

@@ -28,8 +28,8 @@ CLEANUP_MARGIN_S = 5.0  # on top of what a backend may take to become idle
 class Gateway:
     """Wraps the routes of one listener: direct ones first, everything else by the ASGI application. `access` may be replaced at any time (a reload).
 
-    `is_open(head, query)` names the requests that need no token here. `body_limits`: of paths that have their own. `on_finished` gets each visit when all that
-    it held has been given back.
+    `is_open(head, query)` names the requests that need no token here. `body_limits`: of paths that have their own.
+    `on_finished` gets each visit when all that it held has been given back.
     """
 
     def __init__(

@@ -1,25 +1,19 @@
 """The A1111 backend against its fake: options, answers, and the end of jobs that nobody waits for."""
 
-import base64
 import io
 
 import pytest
 import trio
 from PIL import Image as Pillow
-from pydantic import SecretStr
 
 from appliance.backends.a1111 import A1111Backend, translate
 from appliance.backends.a1111_jobs import Job
-from appliance.backends.base import ImageEdit
-from appliance.config.classes import Login
 from appliance.config.settings import Settings
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
-from appliance.protocol.images import Image
 from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes.a1111 import Behaviour, open_fake_a1111
 from tests.fakes.http import open_server
-from tests.fakes.pictures import png
 
 BACKEND = A1111Backend()
 
@@ -293,133 +287,3 @@ async def test_call_that_was_never_sent_leaves_nothing_to_end(loopback_clock):
     async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
         await Job(image_call(fake.base_url), upstream).end()
         assert not fake.statistics.requests
-
-
-async def test_previews_of_our_own_job_are_shown_at_quarters_of_it(loopback_clock):
-    shown = []
-    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
-
-        def show(image, progress=None):
-            shown.append((image, progress, trio.current_time()))
-
-        result = await draw(BACKEND, image_call(fake.base_url, model="base-xl", on_preview=show), upstream)
-        assert fake.payloads[0]["override_settings"] == {
-            "sd_model_checkpoint": "base-xl",
-            "show_progress_every_n_steps": 5,
-        }
-        drawn_at = fake.previewed_at
-    assert [round(progress, 2) for _, progress, _ in shown] == [0.25, 0.5, 0.75]
-    assert all(image.type == "png" and b"prompt" not in image.data for image, _, _ in shown)
-    assert max(at - drawn for (_, _, at), drawn in zip(shown, drawn_at, strict=True)) < 0.05
-    assert result.images
-
-
-async def test_previews_of_another_clients_job_are_never_shown(nursery, loopback_clock):
-    shown = []
-    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
-        first = Drawing()
-        nursery.start_soon(first.run, BACKEND, image_call(fake.base_url), upstream)
-        await fake.until_active()
-
-        def show(image, progress=None):
-            shown.append(fake.current_task)
-
-        call = image_call(fake.base_url, on_preview=show)
-        assert (await draw(BACKEND, call, upstream)).images
-    assert set(shown) == {f"task({call.request_id})"}
-
-
-async def test_a_call_with_previews_raises_as_one_without(loopback_clock):
-    async with open_upstream(Settings()) as upstream, open_fake_a1111(Behaviour(fail_with="CUDA")) as fake:
-        with pytest.raises(UpstreamFailed):
-            await draw(BACKEND, image_call(fake.base_url, on_preview=print, cancel_timeout_s=5), upstream)
-    assert fake.previewed_at == []
-
-
-@pytest.mark.parametrize("spoilt", [{"live_preview": 5}, {"live_preview": "data:,x"}, {"id_live_preview": "x"}, None])
-async def test_a_preview_that_cannot_be_read_costs_no_picture(loopback_clock, spoilt):
-    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
-        honest = fake.progress_of
-
-        def spoil(question):
-            return {**honest(question), **spoilt} if spoilt and question["live_preview"] else honest(question)
-
-        fake.progress_of = spoil
-        assert (await draw(BACKEND, image_call(fake.base_url, on_preview=lambda *_: None), upstream)).images
-
-
-async def test_a_preview_beside_a_task_that_is_not_active_is_somebody_elses(loopback_clock):
-    shown = []
-    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
-        honest = fake.progress_of
-        theirs = {
-            "active": False,
-            "live_preview": "data:," + base64.b64encode(png(8, 8)).decode(),
-            "id_live_preview": 9,
-        }
-        fake.progress_of = lambda question: {**honest(question), **theirs}
-        call = image_call(fake.base_url, on_preview=lambda *found: shown.append(found))
-        assert (await draw(BACKEND, call, upstream)).images
-    assert shown == []
-
-
-async def test_a_server_with_a_password_is_sent_it_with_every_request(loopback_clock):
-    login = Login("me", SecretStr("pass:word"))
-    async with open_upstream(Settings()) as upstream, open_fake_a1111(Behaviour(credentials="me:pass:word")) as fake:
-        assert (await draw(BACKEND, image_call(fake.base_url, login=login), upstream)).images
-        with pytest.raises(UpstreamFailed) as caught:
-            await draw(BACKEND, image_call(fake.base_url), upstream)
-    assert caught.value.extra["status"] == 401
-    assert "pass:word" not in str(login)
-
-
-async def test_a_cancelled_job_on_a_server_with_a_password_is_interrupted(nursery, loopback_clock):
-    login = Login("me", SecretStr("x"))
-    async with (
-        open_upstream(Settings()) as upstream,
-        open_fake_a1111(Behaviour(credentials="me:x", step_s=1)) as fake,
-    ):
-        drawing = Drawing()
-        call = image_call(fake.base_url, login=login, on_preview=lambda *_: None)
-        nursery.start_soon(drawing.run, BACKEND, call, upstream)
-        await fake.until_active()
-        await trio.sleep(1.5)
-        drawing.scope.cancel()
-        await drawing.slot_back.wait()
-        assert (fake.counts.interrupted, fake.is_idle) == (1, True)
-
-
-async def test_an_edit_is_img2img_and_its_mask_is_white_on_black(loopback_clock):
-    picture, mask = Pillow.new("RGB", (64, 48), "red"), Pillow.new("RGBA", (64, 48))
-    mask.paste((0, 0, 0, 255), (0, 0, 32, 48))
-    edit = ImageEdit(Image(encoded(picture), "png"), Image(encoded(mask), "png"), strength=0.4)
-    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
-        result = await draw(BACKEND, image_call(fake.base_url, edit=edit, n=2), upstream)
-    (payload,) = fake.payloads
-    assert len(result.images) == 2
-    assert [base64.b64decode(item) for item in payload["init_images"]] == [edit.image.data]
-    assert (payload["denoising_strength"], payload["inpainting_fill"], payload["width"]) == (0.4, 1, 64)
-    sent = Pillow.open(io.BytesIO(base64.b64decode(payload["mask"])))
-    assert (sent.mode, sent.getpixel((0, 0)), sent.getpixel((63, 47))) == ("L", 0, 255)
-    assert not {"init_images", "mask"} & result.request.keys()
-
-
-async def test_an_edit_without_mask_and_strength_names_neither(loopback_clock):
-    edit = ImageEdit(Image(encoded(Pillow.new("RGB", (8, 8))), "png"))
-    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
-        await draw(BACKEND, image_call(fake.base_url, edit=edit), upstream)
-    assert not {"mask", "inpainting_fill", "denoising_strength"} & fake.payloads[0].keys()
-
-
-async def test_a_mask_that_cannot_be_used_is_refused_before_anything_is_drawn(loopback_clock):
-    plain = Image(encoded(Pillow.new("RGB", (8, 8))), "png")
-    async with open_upstream(Settings()) as upstream, open_fake_a1111() as fake:
-        with pytest.raises(InvalidRequest, match="alpha channel"):
-            await draw(BACKEND, image_call(fake.base_url, edit=ImageEdit(plain, plain)), upstream)
-    assert fake.payloads == []
-
-
-def encoded(picture):
-    out = io.BytesIO()
-    picture.save(out, "png")
-    return out.getvalue()

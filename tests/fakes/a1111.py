@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from tests.fakes.a1111_state import State
 from tests.fakes.http import Changes, Request, Server, Statistics, open_server
 from tests.fakes.pictures import png
 
@@ -53,35 +54,6 @@ class Counts:
 
 
 @dataclass
-class _State:
-    """A1111's `shared.state`: global, one for all jobs."""
-
-    interrupted: bool = False
-    job: str = ""
-    job_count: int = 0
-    sampling_step: int = 0
-    sampling_steps: int = 0
-    time_start: float = 0.0
-    id_live_preview: int = 0
-    previewed_step: int = 0
-    preview: bytes | None = None
-
-    def begin(self, job: str) -> None:
-        self.interrupted = False
-        self.job = job
-        self.job_count = 0
-        self.sampling_step = 0
-        self.sampling_steps = 0
-        self.time_start = trio.current_time()
-        self.id_live_preview = self.previewed_step = 0
-        self.preview = None
-
-    def end(self) -> None:
-        self.job = ""
-        self.job_count = 0
-
-
-@dataclass
 class FakeA1111:
     """`payloads`: the bodies of txt2img in the order they came. `is_idle`: nothing runs, nothing waits."""
 
@@ -94,7 +66,7 @@ class FakeA1111:
     finished: deque[str] = field(default_factory=lambda: deque(maxlen=KNOWN_AFTERWARDS))
     steps_between_previews: int = 10
     previewed_at: list[float] = field(default_factory=list)
-    _state: _State = field(default_factory=_State)
+    _state: State = field(default_factory=State)
     _lock: trio.Lock = field(default_factory=trio.Lock)
     _client: Request | None = None
     _changes: Changes = field(default_factory=Changes)
