@@ -17,6 +17,7 @@ from appliance.config.loading import Configuration
 from appliance.config.settings import Settings
 from appliance.dispatch.catalogue import Catalogue
 from appliance.dispatch.dispatch import Dispatcher
+from appliance.dispatch.repeats import Repeats
 from appliance.dispatch.routing import build_router
 from appliance.protocol.ids import NewId, new_id
 from appliance.storage.images import ImageStore, load_image_store
@@ -24,6 +25,7 @@ from appliance.storage.journal import RequestJournal
 from appliance.storage.records import RecordLog
 from appliance.storage.runs import RunStore
 from appliance.storage.signing import UrlSigner, load_or_create_key
+from appliance.storage.spool import Spool
 from appliance.telemetry.log import Log
 from appliance.telemetry.metrics import Metrics
 from appliance.telemetry.readings import Readings
@@ -36,6 +38,8 @@ from appliance.upstream.names import resolve
 
 PICTURE_THREADS = 8  # hashing and writing; more would only queue inside the disk
 FILE_THREADS = 8  # as many as tools run at a time, by default
+UPLOAD_THREADS = 4  # their own: a slow disk must not keep finished pictures waiting
+UPLOADS_MAX_BYTES = 1_000_000_000  # of all that come in at a time
 JOURNAL_THREADS = 2  # its own: pictures on a hung disk must not starve it; the second is for one that was abandoned
 
 
@@ -66,6 +70,8 @@ class Components:
     dispatcher: Dispatcher
     catalogue: Catalogue
     images: ImageStore
+    repeats: Repeats
+    spool: Spool
     signer: UrlSigner
     journal: RequestJournal | None
     tool_records: RecordLog
@@ -154,6 +160,12 @@ async def open_components(
             dispatcher=dispatcher,
             catalogue=catalogue,
             images=images,
+            repeats=Repeats(images, ttl_s=settings.ui_image_ttl_sec),
+            spool=Spool(
+                configuration.state_dir / "uploads",
+                max_total_bytes=UPLOADS_MAX_BYTES,
+                limiter=trio.CapacityLimiter(UPLOAD_THREADS),
+            ),
             signer=UrlSigner(key, settings.ui_image_ttl_sec),
             journal=journal,
             tool_records=records,

@@ -25,6 +25,12 @@ class GatedBackend:
     finished: int = 0
     settled: int = 0
 
+    def show(self, data: bytes, progress: float | None = None, *, job: int = -1) -> None:
+        """A preview of one of the jobs."""
+        on_preview = self.calls[job].on_preview
+        assert on_preview is not None, "nobody looks at previews"
+        on_preview(Image(data, "jpeg"), progress)
+
     async def draw(self, call: ImageCall, upstream: UpstreamClient, cleanup: AsyncExitStack) -> ImageResult:
         self.calls.append(call)
         done = False

@@ -15,7 +15,7 @@ import trio
 from appliance.backends.base import ImageCall
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import UpstreamClient
-from appliance.upstream.exchange import UpstreamCall
+from appliance.upstream.exchange import UpstreamCall, login_headers
 from appliance.upstream.failures import parse_json_object
 
 Stage = Literal["active", "queued", "completed", "unknown", "unreachable", "untracked", "unclear"]
@@ -25,6 +25,9 @@ LOOK_TIMEOUT_S = 2.0  # one look at the job; the server answers these beside its
 REINTERRUPT_S = 2.0  # longer than a step: an interrupt that worked has shown by then
 ENDING_S = 0.5  # a job with less than this to go is left to end: the interrupt could arrive after it
 LOOKS_FOR_UNKNOWN = 10  # one second: the request's bytes may still be on their way to the queue
+
+
+JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 def _ignore() -> None:
@@ -37,6 +40,15 @@ class _Look:
 
     stage: Stage
     ends_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Our job is active. `encoded`: a data URL, None where there is none newer than the one that is known."""
+
+    id: int
+    encoded: str | None
+    progress: float | None
 
 
 class Job:
@@ -71,6 +83,22 @@ class Job:
             return answer.status == 200 and "active" in parse_json_object(answer.body, upstream=self._name)
         except UpstreamFailed:
             return False
+
+    async def look_at_preview(self, known_id: int) -> Preview | None:
+        """The preview of our own task, if it is newer than this one; None while the task is not active."""
+        try:
+            answer = await self._upstream.exchange(self._look_call(preview_after=known_id))
+            said = parse_json_object(answer.body, upstream=self._name)
+        except (UpstreamFailed, UpstreamTimeout):
+            return None
+        if answer.status != 200 or not said.get("active"):
+            return None
+        encoded, shown, progress = said.get("live_preview"), said.get("id_live_preview"), said.get("progress")
+        return Preview(
+            id=shown if isinstance(shown, int) else known_id,
+            encoded=encoded if isinstance(encoded, str) and shown != known_id else None,
+            progress=float(progress) if isinstance(progress, int | float) else None,
+        )
 
     async def end(self) -> None:
         """Return once the server works on our job no more, within the call's cancel_timeout_s; at once if it is over."""
@@ -141,8 +169,14 @@ class Job:
     def _name(self) -> str:
         return self._call.backend_class.name
 
-    def _look_call(self, on_connected: Callable[[], None] = _ignore) -> UpstreamCall:
-        question = {"id_task": task_id(self._call), "id_live_preview": -1, "live_preview": False}
+    def _look_call(
+        self, on_connected: Callable[[], None] = _ignore, *, preview_after: int | None = None
+    ) -> UpstreamCall:
+        question = {
+            "id_task": task_id(self._call),
+            "id_live_preview": -1 if preview_after is None else preview_after,
+            "live_preview": preview_after is not None,
+        }
         call = self._control_call("POST", "/internal/progress", json.dumps(question).encode())
         return replace(call, on_connected=on_connected)
 
@@ -151,7 +185,7 @@ class Job:
             backend_class=self._name,
             method=method,
             url=self.url(path),
-            headers={"Content-Type": "application/json"} if body else {},
+            headers={**(JSON_HEADERS if body else {}), **login_headers(self._call.backend_class)},
             body=body,
             first_byte_s=LOOK_TIMEOUT_S,
             idle_s=LOOK_TIMEOUT_S,

@@ -1,6 +1,6 @@
 """What every provider promises: the one call an image backend answers, and what it gets and gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,20 +10,27 @@ from appliance.protocol.images import Image, ImageOptions
 from appliance.protocol.language import LanguageKind
 from appliance.upstream.client import UpstreamClient
 
-OnPreview = Callable[[Image], None]
-"""Told of each preview while a picture is being drawn; returns at once."""
+
+class OnPreview(Protocol):
+    """Told of each preview while a picture is being drawn; returns at once, and keeps only the latest."""
+
+    def __call__(self, image: Image, progress: float | None = None) -> None:
+        """`progress`: how much of the drawing is done, 0 to 1, where the backend says so: previews are spread by it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ImageEdit:
     """A picture to start from. `mask`: where it is transparent, as OpenAI has it, the picture is painted anew.
 
+    `others`: further pictures, for the one kind of server that takes several; dispatch refuses them for all others.
     `strength`: how far the new picture may leave the old one, 0 to 1; None: the backend's own default.
     """
 
     image: Image
     mask: Image | None = None
     strength: float | None = None
+    others: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

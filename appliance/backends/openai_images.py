@@ -1,4 +1,4 @@
-"""OpenAI-style image servers: `POST /v1/images/generations`. Closing the connection is their cancel.
+"""OpenAI-style image servers: `POST /v1/images/generations` and `/v1/images/edits`. Closing the connection is their cancel.
 
 But for stable-diffusion.cpp's server, which draws to the end whoever has left: the health check recognises it, and the
 slot is held until it answers.
@@ -19,13 +19,17 @@ whose name says that it is one, the field is left out.
 
 import json
 from contextlib import AsyncExitStack
-from functools import partial
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from appliance.backends.base import ImageCall, ImageResult
+import trio
+
+from appliance.backends.base import ImageCall, ImageEdit, ImageResult
 from appliance.backends.decoding import answer_cap_bytes, decode_images, image_from_bytes, unusable
-from appliance.backends.holding import hold_to_the_end
+from appliance.backends.forms import encode_form
+from appliance.backends.holding import see_through
+from appliance.backends.masks import white_where_transparent
 from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, present
 from appliance.backends.prompts import strip_extra_args
 from appliance.protocol.images import Image
@@ -46,8 +50,8 @@ class OpenAIImagesBackend:
     async def draw(self, call: ImageCall, upstream: UpstreamClient, cleanup: AsyncExitStack) -> ImageResult:
         name = call.backend_class.name
         payload = translate(call)
-        exchange = partial(upstream.exchange, _post(call, payload))
-        answer = await (hold_to_the_end(exchange, call.cancel_timeout_s) if call.unstoppable else exchange())
+        post = _post(call, payload) if call.edit is None else await _post_edit(call, payload, call.edit)
+        answer = await (see_through(upstream.exchange, post, call) if call.unstoppable else upstream.exchange(post))
         if answer.status != 200:
             raise failure_from_answer(answer, upstream=name)
         said = parse_json_object(answer.body, upstream=name)
@@ -92,6 +96,24 @@ def _guidance(call: ImageCall, model: str | None) -> float | None:
 def endpoint(base_url: str, path: str = "/v1/images/generations") -> str:
     """One `/v1`, whether base_url ends in it or not."""
     return base_url.rstrip("/").removesuffix("/v1") + path
+
+
+async def _post_edit(call: ImageCall, payload: dict[str, Any], edit: ImageEdit) -> UpstreamCall:
+    """The same fields as a form, with the pictures; stable-diffusion.cpp's server wants its mask white on black."""
+    mask = edit.mask
+    if mask is not None and call.unstoppable:
+        mask = Image(await trio.to_thread.run_sync(white_where_transparent, mask.data), "png")
+    pictures = [("image[]" if edit.others else "image", picture) for picture in (edit.image, *edit.others)]
+    pictures += [("mask", mask)] if mask is not None else []
+    given = payload if edit.strength is None else {**payload, "strength": edit.strength}
+    fields = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+    content_type, body = encode_form(fields, pictures)
+    return replace(
+        _post(call, payload),
+        url=endpoint(call.backend_class.base_url, "/v1/images/edits"),
+        headers={"Content-Type": content_type},
+        body=body,
+    )
 
 
 def _post(call: ImageCall, payload: dict[str, Any]) -> UpstreamCall:
@@ -160,5 +182,7 @@ def _seed(said: dict[str, Any], items: list[Any], call: ImageCall) -> int | None
 
 
 def _worth_telling(said: dict[str, Any]) -> dict[str, Any]:
+    usage = said.get("usage")
     told = {"created": int, "output_format": str, "quality": str, "size": str, "background": str}
-    return {key: said[key] for key, kind in told.items() if type(said.get(key)) is kind and len(str(said[key])) <= 100}
+    kept = {key: said[key] for key, kind in told.items() if type(said.get(key)) is kind and len(str(said[key])) <= 100}
+    return {**kept, "usage": usage} if isinstance(usage, dict) and len(str(usage)) <= 1000 else kept

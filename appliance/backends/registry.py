@@ -18,6 +18,12 @@ IMAGE_BACKENDS: Mapping[ImagesBackend, ImageBackend] = {
     "http_openai_images": OpenAIImagesBackend(),
 }
 
+EDITING: frozenset[ImagesBackend] = frozenset({"http_a1111", "http_openai_images"})
+"""Those that honour `ImageCall.edit`."""
+
+SEVERAL_PICTURES: frozenset[ImagesBackend] = frozenset({"http_openai_images"})
+"""Those that honour `ImageEdit.others`."""
+
 LANGUAGE_BACKENDS: Mapping[Provider, LanguageBackend] = {
     "openai": OpenAIBackend(),
     "ollama": OllamaBackend(),

@@ -35,6 +35,12 @@ def _journal() -> click.Command:
     return journal
 
 
+def _backends() -> click.Command:
+    from appliance.cli.backends import backends
+
+    return backends
+
+
 def _version() -> click.Command:
     from appliance.cli.version import version
 
@@ -65,6 +71,7 @@ COMMANDS: Mapping[str, Row] = {
     "journal": Row("Check the records of tool runs for changes.", _journal),
     "tools": Row("List, run and replay tools; check a tool registry.", _tools),
     "agent": Row("Run agents; show, verify, fork and list their runs.", _agent),
+    "backends": Row("List the classes, ask what they are, find servers.", _backends),
     "version": Row("Say which version this is.", _version),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
 }

@@ -184,7 +184,8 @@ def _pairs_text(pairs: Mapping[str, Any]) -> str:
 def _class(backend_class: BackendClass) -> dict[str, Any]:
     capabilities = sorted(backend_class.capabilities)
     return {
-        **asdict(replace(backend_class, script=None)),
+        **asdict(replace(backend_class, script=None, login=None)),
+        "login": backend_class.login and backend_class.login.user,
         "script": backend_class.script and list(backend_class.script.names),
         "capabilities": capabilities,
         "limits": {capability: backend_class.limit(capability) for capability in capabilities},

@@ -129,6 +129,8 @@ class Settings(BaseModel):
         "http://127.0.0.1:7860", description="The image server, unless the class names one."
     )
     images_http_timeout_sec: Seconds = Field(120, description="A picture must be drawn within this.")
+    images_a1111_user: str = Field("", description="User name for classes of provider a1111 (`--api-auth`).")
+    images_a1111_password: SecretStr = Field(SecretStr(""), description="Password of that user.")
     images_a1111_steps: Annotated[int, Field(ge=1, le=200)] = Field(20, description="Steps where a request names none.")
     images_openai_model: str = Field(
         "auto", description="Model sent where a request names none; auto: chosen by prompt."
@@ -137,6 +139,9 @@ class Settings(BaseModel):
     images_openai_model_slow: str = Field("gpu_slow", description="Model for prompts with photographic words.")
     images_enable_request_type: Flag = Field(True, description="Choose fast or slow by the prompt; off: send no model.")
     images_max_pixels: Annotated[int, Field(ge=1)] = Field(2_000_000, description="Largest width times height.")
+    images_max_upload_bytes: Bytes = Field(
+        50_000_000, description="Largest body of an edit, pictures and mask together; 0: no limit."
+    )
     ui_image_dir: Path = Field(Path("images"), description="Where pictures are kept (below the state directory).")
     ui_image_ttl_sec: Seconds = Field(900, description="Pictures are kept this long after their last use.")
     ui_image_max_bytes: Bytes = Field(50_000_000, description="Largest picture.")

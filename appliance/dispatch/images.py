@@ -1,44 +1,76 @@
 """Images: from a checked request to pictures, through the class and the model that the rules choose."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.admission.policy import decide_response_format
-from appliance.backends.base import ImageBackend, ImageCall, ImageResult
-from appliance.backends.registry import IMAGE_BACKENDS
+from appliance.backends.base import ImageBackend, ImageCall, ImageEdit, ImageResult, OnPreview
+from appliance.backends.registry import EDITING, IMAGE_BACKENDS, SEVERAL_PICTURES
 from appliance.config.classes import BackendClass, Provider
 from appliance.config.settings import ImagesBackend
 from appliance.dispatch.dispatch import Caller, Dispatcher
 from appliance.dispatch.routing import ModelChoice, choose_image_class, choose_image_model
-from appliance.protocol.errors import CapabilityNotSupported
+from appliance.protocol.errors import CapabilityNotSupported, InvalidRequest
 from appliance.protocol.images import ImageRequest, ResponseFormat
 
+STORE_S = 30.0  # a disk that takes longer for four pictures is broken
 MOCK: ImagesBackend = "mock"
 
 _BACKEND_OF: Mapping[Provider, ImagesBackend] = {"a1111": "http_a1111", "openai_images": "http_openai_images"}
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """Pictures, and how they came about."""
+class ImageJob:
+    """An admitted request: its slot is held until the caller's stack closes, the backend being idle by then."""
 
-    result: ImageResult
-    backend: str
-    backend_class: str
+    call: ImageCall
+    backend: ImageBackend
+    backend_name: str
     router_reason: str
     response_format: ResponseFormat
     model: ModelChoice | None
 
+    @property
+    def backend_class(self) -> str:
+        return self.call.backend_class.name
 
-async def draw_images(
-    dispatcher: Dispatcher, caller: Caller, request: ImageRequest, *, x_backend: str | None
-) -> Drawing:
-    """Route, admit, draw. The slot is held until the caller's stack closes, the backend being idle by then."""
+    @property
+    def outlives_its_client(self) -> bool:
+        """`on_disconnect: finish`."""
+        return self.call.backend_class.on_disconnect == "finish"
+
+    @property
+    def longest_s(self) -> float:
+        """By then it has ended in some way, its pictures on the disk."""
+        return self.call.timeout_s + self.call.idle_timeout_s + self.call.cancel_timeout_s + STORE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Pictures, and the job they came from."""
+
+    job: ImageJob
+    result: ImageResult
+
+    @property
+    def model(self) -> str | None:
+        """What the backend says it drew with, else what it was asked to."""
+        return self.result.model or (self.job.model.model if self.job.model else None)
+
+
+def admit_images(
+    dispatcher: Dispatcher, caller: Caller, request: ImageRequest, *, x_backend: str | None, pictures: int = 0
+) -> ImageJob:
+    """Route, then capability, readiness, slot, in the contract's order. Raises what each of them raises.
+
+    `pictures`: how many the request brings to be edited.
+    """
     settings = dispatcher.settings
     route = choose_image_class(x_backend, settings)
     backend_class = dispatcher.decide(route.backend_class, "images")
-    response_format = decide_response_format(backend_class, request.response_format)
+    response_format = decide_response_format(backend_class, "b64_json" if request.stream else request.response_format)
     name, backend = _choose_backend(dispatcher, backend_class)
+    _check_edit(dispatcher, backend_class, name, pictures)
     model = _choose_model(name, request, dispatcher)
     dispatcher.admit(caller, backend_class, "images", probed=name != MOCK)
     call = ImageCall(
@@ -57,9 +89,20 @@ async def draw_images(
         cancel_timeout_s=settings.backend_cancel_timeout_sec,
         unstoppable=dispatcher.health.is_unstoppable(backend_class.name),
     )
-    with dispatcher.protect(backend_class, settings.images_http_timeout_sec):
-        result = await backend.draw(call, dispatcher.upstream, caller.stack)
-    return Drawing(result, name, backend_class.name, route.reason, response_format, model)
+    return ImageJob(call, backend, name, route.reason, response_format, model)
+
+
+async def draw(
+    dispatcher: Dispatcher,
+    caller: Caller,
+    job: ImageJob,
+    *,
+    edit: ImageEdit | None = None,
+    on_preview: OnPreview | None = None,
+) -> Drawing:
+    """Draw what was admitted. What a cut-off call leaves running is ended by the caller's stack."""
+    call = replace(job.call, edit=edit, on_preview=on_preview)
+    return Drawing(job, await job.backend.draw(call, dispatcher.upstream, caller.stack))
 
 
 def _choose_backend(dispatcher: Dispatcher, backend_class: BackendClass) -> tuple[ImagesBackend, ImageBackend]:
@@ -80,6 +123,27 @@ def _choose_backend(dispatcher: Dispatcher, backend_class: BackendClass) -> tupl
             ],
         )
     return name, IMAGE_BACKENDS[name]
+
+
+def _check_edit(dispatcher: Dispatcher, backend_class: BackendClass, name: ImagesBackend, pictures: int) -> None:
+    """Raises CapabilityNotSupported for a provider that only draws from nothing, InvalidRequest for too many pictures."""
+    if pictures and name not in EDITING:
+        raise CapabilityNotSupported(
+            backend_class=backend_class.name,
+            capability="image edits",
+            supported=list(backend_class.capabilities),
+            able=[
+                other.name
+                for other in dispatcher.backends.classes.values()
+                if "images" in other.capabilities
+                and _BACKEND_OF.get(other.provider) in EDITING
+                and other is not backend_class
+            ],
+        )
+    if pictures > 1 and name not in SEVERAL_PICTURES:
+        raise InvalidRequest(
+            f"{backend_class.name} edits one picture at a time: send one.", param="image", code="invalid_value"
+        )
 
 
 def _choose_model(name: ImagesBackend, request: ImageRequest, dispatcher: Dispatcher) -> ModelChoice | None:

@@ -85,6 +85,7 @@ class ImageRequest:
     response_format: ResponseFormat | None
     model: str | None
     stream: bool
+    partial_images: int
     options: ImageOptions
     extra: Mapping[str, Any]
 
@@ -115,6 +116,8 @@ def parse_image_request(body: Mapping[str, Any], *, max_pixels: int) -> ImageReq
     except ValidationError as error:
         raise _invalid_field(error) from None
     width, height = _parse_size(fields.size, max_pixels)
+    if fields.stream:
+        _check_stream(fields)
     return ImageRequest(
         prompt=fields.prompt,
         n=fields.n,
@@ -123,9 +126,24 @@ def parse_image_request(body: Mapping[str, Any], *, max_pixels: int) -> ImageReq
         response_format=fields.response_format,
         model=(fields.model or "").strip() or None,
         stream=bool(fields.stream),
+        partial_images=fields.partial_images or 0,
         options=checked_options,
         extra=fields.model_extra or {},
     )
+
+
+def _check_stream(fields: _ImageFields) -> None:
+    """OpenAI streams one picture, as base64: its events name neither a picture's number nor a URL."""
+    if fields.n > 1:
+        raise InvalidRequest(
+            "A stream has one picture: leave n out, or leave stream out.", param="n", code="invalid_value"
+        )
+    if fields.response_format == "url":
+        raise InvalidRequest(
+            "A stream hands its picture out as base64: leave response_format out, or leave stream out.",
+            param="response_format",
+            code="invalid_value",
+        )
 
 
 def _is_blank(value: object) -> bool:

@@ -50,13 +50,27 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """How large a request's body may be, and the setting that says so. 0: as large as it likes."""
+
+    max_bytes: int
+    setting: str = "MAX_REQUEST_BYTES"
+
+    def error(self) -> PayloadTooLarge:
+        """The same words whether the length was declared or found out."""
+        return PayloadTooLarge(
+            f"The request body is larger than {self.max_bytes} bytes: send less, or raise {self.setting}."
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Visitor:
     """Who was let in: the peer's address as it counts here, and the token unless the path is open."""
 
     peer: str
     token: Token | None
     base_url: str
-    max_body_bytes: int
+    body_limit: BodyLimit
 
 
 class Access:
@@ -68,7 +82,7 @@ class Access:
         self._throttle = throttle
         self._allowlist = tuple(settings.ip_allowlist)
         self._proxies = tuple(settings.trust_proxy_cidrs)
-        self._max_request_bytes = settings.max_request_bytes
+        self._body_limit = BodyLimit(settings.max_request_bytes)
         self._public_base_url = settings.public_base_url.rstrip("/")
         machine = socket.gethostname().lower()
         names = {"localhost", machine, machine.split(".")[0], f"{machine.split('.')[0]}.local"}
@@ -79,16 +93,17 @@ class Access:
             names.add(public_host)
         self._names = frozenset(names)
 
-    def admit(self, head: Head, *, is_open: bool) -> Visitor:
+    def admit(self, head: Head, *, is_open: bool, body_limit: BodyLimit | None = None) -> Visitor:
         """Let a request in, or raise: MisdirectedHost, Forbidden, Unauthenticated, TooManyAttempts,
-        UnsupportedMediaType, PayloadTooLarge. `is_open`: this path needs no token here."""
+        UnsupportedMediaType, PayloadTooLarge. `is_open`: this path needs no token here. `body_limit`: this route's
+        own, in place of MAX_REQUEST_BYTES; a token's policy narrows both."""
         host = self._check_host(head)
         peer = self._peer(head)
         if self._allowlist and not _is_in(peer, self._allowlist):
             raise Forbidden("This address is not in IP_ALLOWLIST.")
         self._check_origin(head)
         token = None if is_open else self._authenticate(head, str(peer))
-        limit = self._check_body(head, token)
+        limit = self._check_body(head, token, body_limit or self._body_limit)
         return Visitor(str(peer), token, self._base_url(head, host, peer), limit)
 
     def _check_host(self, head: Head) -> str | None:
@@ -142,15 +157,15 @@ class Access:
                 found = token
         return found
 
-    def _check_body(self, head: Head, token: Token | None) -> int:
+    def _check_body(self, head: Head, token: Token | None, route: BodyLimit) -> BodyLimit:
         encodings = [value.strip().lower() for value in head.all(b"content-encoding")]
         if any(encoding not in {"", "identity"} for encoding in encodings):
             raise UnsupportedMediaType("Compressed request bodies are not read here: send it without Content-Encoding.")
-        limits = [self._max_request_bytes, token.policy.max_request_bytes or 0 if token else 0]
-        limit = min((value for value in limits if value), default=0)
+        limits = [route.max_bytes, token.policy.max_request_bytes or 0 if token else 0]
+        limit = BodyLimit(min((value for value in limits if value), default=0), route.setting)
         declared = head.one(b"content-length") or "0"
-        if limit and (not declared.isdigit() or int(declared) > limit):
-            raise too_large(limit)
+        if limit.max_bytes and (not declared.isdigit() or int(declared) > limit.max_bytes):
+            raise limit.error()
         return limit
 
     def _base_url(self, head: Head, host: str | None, peer: Address) -> str:
@@ -164,11 +179,6 @@ class Access:
             forwarded = (head.one(b"x-forwarded-proto") or "").strip().lower()
             scheme = forwarded if forwarded in {"http", "https"} else scheme
         return f"{scheme}://{host}"
-
-
-def too_large(limit: int) -> PayloadTooLarge:
-    """The same words whether the length was declared or found out."""
-    return PayloadTooLarge(f"The request body is larger than {limit} bytes: send less, or raise MAX_REQUEST_BYTES.")
 
 
 def _presented_token(head: Head) -> bytes:

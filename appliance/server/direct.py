@@ -12,7 +12,7 @@ import trio
 
 from appliance.protocol.errors import MethodNotAllowed
 from appliance.server.connection_requests import CALL_WHEN_LEFT
-from appliance.server.exchange import Answer, DirectRoutes, Handler, Request, SendPiece
+from appliance.server.exchange import Answer, DirectRoutes, Handler, Request, SendPiece, Upload
 from appliance.server.visit import Visit
 
 Receive = Callable[[], Awaitable[Any]]
@@ -28,7 +28,7 @@ class Found:
     """A route for one path: its template, its handlers by method, and what stood where the template has a variable."""
 
     template: str
-    methods: Mapping[str, Handler]
+    methods: Mapping[str, Handler | Upload]
     variable: str = ""
 
 
@@ -60,8 +60,10 @@ async def serve_direct(visit: Visit, found: Found, scope: Mapping[str, Any], rec
     handler = found.methods.get("GET" if method == "HEAD" else method)
     if handler is None:
         raise MethodNotAllowed(method, _allowed(found.methods))
-    body = await _read_body(receive)
-    request = Request(visit, method, scope["headers"], body, scope["query_string"], found.variable)
+    raw = b"" if isinstance(handler, Upload) else await _read_body(receive)
+    request = Request(visit, method, scope["headers"], raw, scope["query_string"], found.variable)
+    if isinstance(handler, Upload):
+        handler = await handler.receive(request, _Pieces(receive).next)
     call_when_left = scope["extensions"].get(CALL_WHEN_LEFT)
     if call_when_left is not None:
         with trio.CancelScope() as answering:
@@ -105,15 +107,30 @@ async def _send_pieces(pieces: AsyncGenerator[bytes, None], send_piece: SendPiec
 
 async def _read_body(receive: Receive) -> bytes:
     """All of it; its size is limited by whoever made `receive`."""
+    body = _Pieces(receive)
     pieces = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientLeft
-        if piece := message.get("body", b""):
-            pieces.append(piece)
-        if not message.get("more_body", False):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    while piece := await body.next():
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Pieces:
+    """A request's body, piece by piece."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._complete = False
+
+    async def next(self) -> bytes:
+        """The next piece, empty at the end and from then on. Raises ClientLeft."""
+        while not self._complete:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise ClientLeft
+            self._complete = not message.get("more_body", False)
+            if piece := message.get("body", b""):
+                return bytes(piece)
+        return b""
 
 
 def _leave(visit: Visit, answering: trio.CancelScope) -> None:
@@ -127,5 +144,5 @@ async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _allowed(methods: Mapping[str, Handler]) -> list[str]:
+def _allowed(methods: Mapping[str, Handler | Upload]) -> list[str]:
     return [*methods, "HEAD"] if "GET" in methods else list(methods)

@@ -55,7 +55,21 @@ class Answer:
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
-DirectRoutes = Mapping[str, Mapping[str, Handler]]
+ReceivePiece = Callable[[], Awaitable[bytes]]
+"""The next piece of a request's body, empty at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A route that reads its body itself, as it comes: `receive` does, and gives what then answers.
+
+    It is given the request without a body. What it keeps, it keeps on the visit's stack.
+    """
+
+    receive: Callable[[Request, ReceivePiece], Awaitable[Handler]]
+
+
+DirectRoutes = Mapping[str, Mapping[str, Handler | Upload]]
 """Path -> method -> handler; GET answers HEAD too. The last segment of a path may be a variable: `/v1/tools/<name>`."""
 
 

@@ -11,7 +11,7 @@ from appliance.protocol.error_answers import error_body, error_headers
 from appliance.protocol.errors import GatewayError, InternalError, ShuttingDown
 from appliance.protocol.ids import NewId
 from appliance.protocol.streams import error_event
-from appliance.server.access import Access, Head, too_large
+from appliance.server.access import Access, BodyLimit, Head
 from appliance.server.direct import ClientLeft, RouteTable, serve_direct
 from appliance.server.exchange import DirectRoutes
 from appliance.server.visit import SCOPE_KEY, OnFinished, Visit, note_answer_bytes
@@ -28,8 +28,8 @@ CLEANUP_MARGIN_S = 5.0  # on top of what a backend may take to become idle
 class Gateway:
     """Wraps the routes of one listener: direct ones first, everything else by the ASGI application. `access` may be replaced at any time (a reload).
 
-    `is_open(head, query)` names the requests that need no token here. `on_finished` gets each visit when all that
-    it held has been given back.
+    `is_open(head, query)` names the requests that need no token here. `body_limits`: of paths that have their own.
+    `on_finished` gets each visit when all that it held has been given back.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Gateway:
         grace: Grace,
         cleanup_s: float,
         on_finished: OnFinished,
+        body_limits: Mapping[str, BodyLimit],
         log: Log,
         new_id: NewId,
     ) -> None:
@@ -52,6 +53,7 @@ class Gateway:
         self._grace = grace
         self._cleanup_s = cleanup_s + CLEANUP_MARGIN_S
         self._on_finished = on_finished
+        self._body_limits = body_limits
         self._log = log
         self._new_id = new_id
         self._visits: set[Visit] = set()
@@ -80,8 +82,8 @@ class Gateway:
         error: GatewayError | None = None
         try:
             with visit.scope:
-                self._admit(visit, scope)
-                await self._route(visit, scope, _Receiver(visit, receive), sender)
+                limit = self._admit(visit, scope)
+                await self._route(visit, scope, _Receiver(visit, receive, limit), sender)
         except ClientLeft:
             return
         except GatewayError as refused:
@@ -105,7 +107,7 @@ class Gateway:
         else:
             await serve_direct(visit, found, scope, receive, send)
 
-    def _admit(self, visit: Visit, scope: Any) -> None:
+    def _admit(self, visit: Visit, scope: Any) -> BodyLimit:
         head = Head(
             method=scope["method"],
             path=scope["path"],
@@ -115,11 +117,13 @@ class Gateway:
             local=(scope.get("server") or ("127.0.0.1", 0))[0],
         )
         visit.peer = head.peer
-        visitor = self.access.admit(head, is_open=self._is_open(head, scope["query_string"]))
+        visitor = self.access.admit(
+            head, is_open=self._is_open(head, scope["query_string"]), body_limit=self._body_limits.get(head.path)
+        )
         visit.peer = visitor.peer
         visit.token = visitor.token
         visit.base_url = visitor.base_url
-        visit.max_body_bytes = visitor.max_body_bytes
+        return visitor.body_limit
 
     def _explain(self, visit: Visit, fault: Exception) -> GatewayError:
         """The error to answer with: the one that was raised on purpose, else ours, in the log with its reason."""
@@ -139,17 +143,18 @@ class Gateway:
 class _Receiver:
     """The request's body under its size limit; afterwards, the client's leaving. The listener keeps the time."""
 
-    def __init__(self, visit: Visit, receive: Receive) -> None:
+    def __init__(self, visit: Visit, receive: Receive, limit: BodyLimit) -> None:
         self._visit = visit
         self._receive = receive
+        self._limit = limit
 
     async def __call__(self) -> Any:
         visit = self._visit
         message = await self._receive()
         if message["type"] == "http.request":
             visit.bytes_in += len(message.get("body", b""))
-            if visit.max_body_bytes and visit.bytes_in > visit.max_body_bytes:
-                raise too_large(visit.max_body_bytes)
+            if self._limit.max_bytes and visit.bytes_in > self._limit.max_bytes:
+                raise self._limit.error()
         else:
             visit.note_disconnect(trio.current_time())
         return message

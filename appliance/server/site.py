@@ -10,14 +10,14 @@ from quart_trio import QuartTrio
 from appliance.components import Components
 from appliance.config.loading import Configuration
 from appliance.config.tokens import Token
-from appliance.server.access import Access, Head
+from appliance.server.access import Access, BodyLimit, Head
 from appliance.server.app import make_app
 from appliance.server.exchange import DirectRoutes
 from appliance.server.gateway import Gateway
 from appliance.server.routes import OBSERVABILITY_PATHS, OPEN_PATHS
 from appliance.server.routes.agents import agent_routes
 from appliance.server.routes.health import health_routes
-from appliance.server.routes.images import add_picture_route, generation_routes, is_signed_picture
+from appliance.server.routes.images import EDITS_PATH, add_picture_route, image_routes, is_signed_picture
 from appliance.server.routes.language import language_routes
 from appliance.server.routes.metrics import metrics_routes
 from appliance.server.routes.models import add_model_route, models_routes
@@ -56,10 +56,11 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
         **status_routes(components),
         **models_routes(components),
         **language_routes(components),
-        **generation_routes(components),
+        **image_routes(components),
         **tool_routes(components),
         **agent_routes(components),
     }
+    limits = {EDITS_PATH: BodyLimit(components.settings.images_max_upload_bytes, "IMAGES_MAX_UPLOAD_BYTES")}
     api = make_app("api", components.log)
     add_model_route(api, components)
     add_picture_route(api, components)
@@ -73,6 +74,7 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
             is_open=is_open,
             grace=components.grace,
             cleanup_s=components.settings.backend_cancel_timeout_sec,
+            body_limits=limits,
             on_finished=lambda visit: record(components, visit),
             log=components.log,
             new_id=components.new_id,

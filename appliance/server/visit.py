@@ -32,7 +32,6 @@ class Visit:
     peer: str = ""
     token: Token | None = None
     route: str = "(other)"
-    max_body_bytes: int = 0
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     status: int | None = None

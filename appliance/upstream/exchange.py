@@ -1,8 +1,11 @@
 """Exchange: the vocabulary of a call to a backend, free of the HTTP library that makes it."""
 
+import base64
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from appliance.config.classes import BackendClass
 
 MAX_JSON_BYTES = 16 * 1024 * 1024  # threats: an upstream's JSON
 
@@ -31,6 +34,15 @@ class UpstreamCall:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     on_connected: Callable[[], None] = _ignore
+
+
+def login_headers(backend_class: BackendClass) -> dict[str, str]:
+    """HTTP Basic (RFC 7617) for a class that has a login, nothing for any other."""
+    login = backend_class.login
+    if login is None:
+        return {}
+    pair = f"{login.user}:{login.password.get_secret_value()}".encode()
+    return {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
 
 
 @dataclass(frozen=True, slots=True)

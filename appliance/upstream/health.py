@@ -10,7 +10,7 @@ import trio
 from appliance.config.classes import BackendClass
 from appliance.protocol.errors import GatewayError
 from appliance.upstream.client import UpstreamClient
-from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
+from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall, login_headers
 
 NOT_CONFIGURED = "not configured"
 
@@ -127,6 +127,7 @@ async def _ask(one: BackendClass, upstream: UpstreamClient, path: str, timeout_s
             first_byte_s=timeout_s,
             idle_s=timeout_s,
             max_body_bytes=_PROBE_BODY_BYTES,
+            headers=login_headers(one),
         )
     )
     ok = _counts(answer, exact=one.health.exact)

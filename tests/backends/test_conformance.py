@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import trio
 
-from appliance.backends.registry import IMAGE_BACKENDS
+from appliance.backends.base import ImageEdit
+from appliance.backends.registry import EDITING, IMAGE_BACKENDS
 from appliance.config.settings import Settings
 from appliance.protocol.errors import GatewayError, InvalidRequest, UpstreamFailed, UpstreamTimeout
+from appliance.protocol.images import Image
 from appliance.protocol.magic import sniff_image
 from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes.a1111 import Behaviour, open_fake_a1111
 from tests.fakes.http import open_server
 from tests.fakes.openai_images import open_fake_openai_images
+from tests.fakes.pictures import png
 
 
 @dataclass
@@ -187,11 +190,27 @@ async def _stay_silent(stream):
 
 
 @pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize("n", [1, 2])
+async def test_edits_are_drawn_where_they_are_honoured(loopback_clock, name, n):
+    if name not in EDITING:
+        return
+    picture = Image(png(64, 48), "png")
+    async with open_bench(name) as bench:
+        call = bench.call(n=n, options={"seed": 7}, edit=ImageEdit(picture, strength=0.5))
+        result = await draw(bench.backend, call, bench.upstream)
+        plain = await draw(bench.backend, bench.call(n=n), bench.upstream)
+    assert len(result.images) == len(plain.images) == n
+    assert all(sniff_image(image.data) == image.type == "png" for image in result.images)
+
+
+@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize("looks", [False, True])
 @pytest.mark.parametrize("after_s", [0.0, 0.001, 0.3, 4.0, 9.4, 9.9, 10.0])
-async def test_backend_is_idle_when_the_slot_is_back(nursery, loopback_clock, name, after_s):
+async def test_backend_is_idle_when_the_slot_is_back(nursery, loopback_clock, name, looks, after_s):
     async with open_bench(name) as bench:
         drawing = Drawing()
-        nursery.start_soon(drawing.run, bench.backend, bench.call(), bench.upstream)
+        call = bench.call(on_preview=(lambda *_: None) if looks else None)
+        nursery.start_soon(drawing.run, bench.backend, call, bench.upstream)
         await bench.until_drawing()
         await trio.sleep(after_s)
         drawing.scope.cancel()

@@ -6,9 +6,11 @@ import pytest
 import trio
 from PIL import Image as Pillow
 
+from appliance.backends.base import ImageEdit
 from appliance.backends.openai_images import OpenAIImagesBackend, endpoint, translate
 from appliance.config.settings import Settings
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
+from appliance.protocol.images import Image
 from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes.http import open_server
@@ -176,3 +178,69 @@ async def test_picture_on_another_port_is_not_fetched(loopback_clock):
             with pytest.raises(UpstreamFailed, match="another host"):
                 await draw(BACKEND, image_call(server.base_url), upstream)
         assert not other.statistics.connections_ever
+
+
+async def test_slot_waits_for_a_server_that_draws_on_when_our_own_patience_ends(nursery, loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images(drawing_s=10) as fake:
+        fake.stoppable = False
+        drawing = Drawing()
+        started = trio.current_time()
+        nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url, timeout_s=3, unstoppable=True), upstream)
+        await drawing.slot_back.wait()
+        assert (fake.drawing, fake.drawn) == (0, 1)
+        assert trio.current_time() - started == pytest.approx(10, abs=0.5)
+        assert isinstance(drawing.error, UpstreamTimeout)
+        assert "did not answer within 3 s" in drawing.error.message
+
+
+async def test_slot_waits_no_longer_than_the_bound_when_our_own_patience_ends(nursery, loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images(drawing_s=100) as fake:
+        fake.stoppable = False
+        drawing = Drawing()
+        started = trio.current_time()
+        call = image_call(fake.base_url, timeout_s=3, cancel_timeout_s=20, unstoppable=True)
+        nursery.start_soon(drawing.run, BACKEND, call, upstream)
+        await drawing.slot_back.wait()
+        assert trio.current_time() - started == pytest.approx(23, abs=0.5)
+        assert isinstance(drawing.error, UpstreamTimeout)
+
+
+def pictures():
+    out = io.BytesIO()
+    Pillow.new("RGBA", (64, 48)).save(out, "png")
+    return Image(out.getvalue(), "png"), Image(b"\xff\xd8\xff\xe0 another", "jpeg")
+
+
+@pytest.mark.parametrize("with_more", [False, True])
+async def test_an_edit_is_a_form_with_the_pictures_as_they_came(loopback_clock, with_more):
+    mask, other = pictures()
+    edit = ImageEdit(other, mask, strength=0.5, others=(mask,) if with_more else ())
+    call_of = {"prompt": 'a "cat"\r\n--x', "n": 2, "options": {"steps": 4}, "extra": {"background": "opaque"}}
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images() as fake:
+        result = await draw(BACKEND, image_call(fake.base_url, edit=edit, **call_of), upstream)
+    (payload,), (files,) = fake.payloads, fake.files
+    assert len(result.images) == 2
+    assert payload["prompt"] == 'a "cat"\r\n--x'
+    assert {"n": 2, "size": "64x48", "steps": "4", "strength": "0.5", "background": "opaque"}.items() <= payload.items()
+    name = "image[]" if with_more else "image"
+    more = [(name, mask.data)] if with_more else []
+    assert files == [(name, other.data), *more, ("mask", mask.data)]
+
+
+async def test_stable_diffusion_cpp_is_sent_its_mask_white_on_black(loopback_clock):
+    mask, other = pictures()
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images() as fake:
+        await draw(BACKEND, image_call(fake.base_url, edit=ImageEdit(other, mask), unstoppable=True), upstream)
+    sent = Pillow.open(io.BytesIO(dict(fake.files[0])["mask"]))
+    assert (sent.mode, sent.getextrema()) == ("L", (255, 255))
+
+
+async def test_an_edit_whose_caller_leaves_is_aborted(nursery, loopback_clock):
+    mask, other = pictures()
+    async with open_upstream(Settings()) as upstream, open_fake_openai_images(drawing_s=10) as fake:
+        drawing = Drawing()
+        nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url, edit=ImageEdit(other, mask)), upstream)
+        await fake.until_drawing()
+        drawing.scope.cancel()
+        await drawing.slot_back.wait()
+        await fake.changes.until(lambda: fake.aborted == 1)

@@ -29,6 +29,8 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two tokens with policies; the strings that nobody may see."""
     monkeypatch.setenv("GATEWAY_BEARER_TOKEN", "old-hush-0123456789abcdef")
     monkeypatch.setenv("GATEWAY_BEARER_TOKENS", f"{ONE},{TWO}")
+    monkeypatch.setenv("IMAGES_A1111_USER", "me")
+    monkeypatch.setenv("IMAGES_A1111_PASSWORD", "hush")
     monkeypatch.setenv("GATEWAY_TOKEN_POLICIES_JSON", json.dumps({TWO: {"ip_allowlist": "10.0.0.0/8"}}))
     return ["hush", make_token(ONE).digest.hex()]
 

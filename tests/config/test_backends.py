@@ -1,5 +1,6 @@
 """The classes as the rest sees them: the embedded ones, and what IMAGES_* makes of the file's."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -152,3 +153,36 @@ def test_a_bad_class_is_one_mistake_not_two(refuse: Refuse, backends_file: Backe
     file = backends_file(_gpu(provider="vllm"))
     (mistake,) = refuse(BACKENDS_CONFIG_PATH=file, IMAGES_BACKEND="http_a1111")
     assert mistake.where == f"{file}:2: backends.gpu_heavy.provider"
+
+
+def test_the_a1111_login_goes_to_every_class_that_is_one_and_is_never_shown(
+    load: Load, backends_file: BackendsFile
+) -> None:
+    path = backends_file(
+        _gpu(provider="a1111")
+        + '  other: {base_url: "http://ada3:1", provider: openai_images, supported_capabilities: [images]}\n'
+    )
+    found = load(
+        BACKENDS_CONFIG_PATH=path,
+        IMAGES_BACKEND="http_a1111",
+        IMAGES_A1111_USER="me",
+        IMAGES_A1111_PASSWORD="very-secret",
+    ).backends.classes
+    login = found["gpu_heavy"].login
+    assert login is not None
+    assert (login.user, login.password.get_secret_value()) == ("me", "very-secret")
+    assert found["other"].login is None
+    assert "very-secret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"IMAGES_A1111_USER": "me"}, "IMAGES_A1111_PASSWORD.*together"),
+        ({"IMAGES_A1111_PASSWORD": "x"}, "IMAGES_A1111_USER.*together"),
+        ({"IMAGES_A1111_USER": "m:e", "IMAGES_A1111_PASSWORD": "x"}, "colon"),
+    ],
+)
+def test_half_a_login_is_refused(refuse: Refuse, settings: dict[str, str], words: str) -> None:
+    (mistake,) = refuse(**settings)
+    assert re.search(words, str(mistake))

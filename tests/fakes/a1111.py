@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from tests.fakes.a1111_state import State
 from tests.fakes.http import Changes, Request, Server, Statistics, open_server
 from tests.fakes.pictures import png
 
@@ -53,30 +54,6 @@ class Counts:
 
 
 @dataclass
-class _State:
-    """A1111's `shared.state`: global, one for all jobs."""
-
-    interrupted: bool = False
-    job: str = ""
-    job_count: int = 0
-    sampling_step: int = 0
-    sampling_steps: int = 0
-    time_start: float = 0.0
-
-    def begin(self, job: str) -> None:
-        self.interrupted = False
-        self.job = job
-        self.job_count = 0
-        self.sampling_step = 0
-        self.sampling_steps = 0
-        self.time_start = trio.current_time()
-
-    def end(self) -> None:
-        self.job = ""
-        self.job_count = 0
-
-
-@dataclass
 class FakeA1111:
     """`payloads`: the bodies of txt2img in the order they came. `is_idle`: nothing runs, nothing waits."""
 
@@ -87,7 +64,9 @@ class FakeA1111:
     current_task: str | None = None
     pending: dict[str, Request] = field(default_factory=dict)
     finished: deque[str] = field(default_factory=lambda: deque(maxlen=KNOWN_AFTERWARDS))
-    _state: _State = field(default_factory=_State)
+    steps_between_previews: int = 10
+    previewed_at: list[float] = field(default_factory=list)
+    _state: State = field(default_factory=State)
     _lock: trio.Lock = field(default_factory=trio.Lock)
     _client: Request | None = None
     _changes: Changes = field(default_factory=Changes)
@@ -139,6 +118,8 @@ class FakeA1111:
         self._changes.notify()
 
     async def _sample(self, payload: dict[str, Any]) -> None:
+        overridden = payload.get("override_settings", {})
+        self.steps_between_previews = overridden.get("show_progress_every_n_steps", 10)
         self._state.job_count = payload.get("n_iter", 1)
         self._state.sampling_steps = payload.get("steps", 50)
         while self._state.sampling_step < self._state.sampling_steps:
@@ -156,21 +137,35 @@ class FakeA1111:
         if self._client is not None and not self._client.is_hung_up():
             self.counts.foreign_kills += 1
 
-    def progress_of(self, task: str | None) -> dict[str, Any]:
+    def progress_of(self, question: dict[str, Any]) -> dict[str, Any]:
         self.counts.looks += 1
+        task, known_id = question.get("id_task"), question.get("id_live_preview", -1)
         active = task is not None and task == self.current_task
         known = {"active": active, "queued": task in self.pending, "completed": task in self.finished}
         if not active:
             return {**known, "progress": None, "eta": None, "id_live_preview": -1, "textinfo": "Waiting..."}
         progress, eta = self._progress()
+        if question.get("live_preview", True):
+            self._render_preview()
+        state = self._state
+        new = state.preview is not None and state.id_live_preview != known_id
         return {
             **known,
             "progress": progress,
             "eta": eta,
-            "live_preview": None,
-            "id_live_preview": -1,
+            "live_preview": "data:image/png;base64," + base64.b64encode(state.preview or b"").decode() if new else None,
+            "id_live_preview": state.id_live_preview if new else known_id,
             "textinfo": None,
         }
+
+    def _render_preview(self) -> None:
+        """Only when asked, and only some steps after the last, as `State.set_current_image` does."""
+        state = self._state
+        if state.sampling_step - state.previewed_step >= self.steps_between_previews:
+            state.previewed_step = state.sampling_step
+            state.id_live_preview += 1
+            state.preview = png(8, 8, text="the prompt", shade=state.sampling_step)
+            self.previewed_at.append(trio.current_time())
 
     def progress(self) -> dict[str, Any]:
         state = self._state
@@ -246,7 +241,7 @@ async def _handle(fake: FakeA1111, request: Request) -> None:
     expected = behaviour.credentials and "Basic " + base64.b64encode(behaviour.credentials.encode()).decode()
     if expected and request.path.startswith("/sdapi/") and request.header("authorization") != expected:
         await request.respond_json(401, {"detail": "Incorrect username or password"})
-    elif request.path == "/sdapi/v1/txt2img":
+    elif request.path in ("/sdapi/v1/txt2img", "/sdapi/v1/img2img"):
         await _txt2img(fake, request)
     elif request.path == "/sdapi/v1/interrupt" and request.method == "POST":
         fake.interrupt()
@@ -254,7 +249,7 @@ async def _handle(fake: FakeA1111, request: Request) -> None:
     elif request.path == "/sdapi/v1/progress" and behaviour.observable:
         await request.respond_json(200, fake.progress())
     elif request.path == "/internal/progress" and behaviour.tracked and request.method == "POST":
-        await request.respond_json(200, fake.progress_of(request.json().get("id_task")))
+        await request.respond_json(200, fake.progress_of(request.json()))
     elif (request.method, request.path) in tables:
         await request.respond_json(200, tables[request.method, request.path])
     else:
@@ -286,6 +281,8 @@ def _refusal(request: Request) -> tuple[int, dict[str, Any]] | None:
             return 422, {
                 "detail": [{"type": "int_parsing", "loc": ["body", name], "msg": "Input should be an integer"}]
             }
+    if request.path.endswith("img2img") and not payload.get("init_images"):
+        return 404, {"error": "HTTPException", "detail": "Init image not found", "body": "", "errors": ""}
     sampler = payload.get("sampler_name")
     if sampler and sampler not in SAMPLERS:
         return 404, {"error": "HTTPException", "detail": "Sampler not found", "body": "", "errors": ""}

@@ -1,6 +1,8 @@
 """A fake OpenAI-style image server: draws after a while, and can be told to misbehave in every way threats.md names."""
 
 import base64
+import email
+import email.policy
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ class FakeOpenAIImages:
     drawing_s: float = 0.0
     script: Script | None = None
     payloads: list[dict[str, Any]] = field(default_factory=list)
+    files: list[list[tuple[str, bytes]]] = field(default_factory=list)
     drawing: int = 0
     drawn: int = 0
     aborted: int = 0
@@ -79,6 +82,13 @@ async def _handle(fake: FakeOpenAIImages, request: Request) -> None:
     if request.path.startswith("/picture"):
         await request.respond(200, png(8, 8), {"Content-Type": "image/png"})
         return
+    if request.path == "/v1/images/edits" and request.method == "POST":
+        payload, files = read_form(request)
+        fake.payloads.append(payload)
+        fake.files.append(files)
+        if await _draw(fake, request):
+            await request.respond_json(200, fake.success(payload))
+        return
     if request.path != "/v1/images/generations" or request.method != "POST":
         await request.respond_json(404, {"error": {"message": "Not Found", "type": "invalid_request_error"}})
         return
@@ -89,6 +99,22 @@ async def _handle(fake: FakeOpenAIImages, request: Request) -> None:
         return
     if await _draw(fake, request):
         await request.respond_json(200, fake.success(payload))
+
+
+def read_form(request: Request) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+    """A form as the standard library's mail parser reads it: none of ours. `n` is a number again."""
+    head = f"Content-Type: {request.header('content-type')}\r\n\r\n".encode()
+    fields: dict[str, Any] = {}
+    files: list[tuple[str, bytes]] = []
+    for part in email.message_from_bytes(head + request.body, policy=email.policy.HTTP).iter_parts():
+        name = str(part.get_param("name", header="content-disposition"))
+        content = part.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        if part.get_filename() is None:
+            fields[name] = int(content) if name == "n" else content.decode()
+        else:
+            files.append((name, content))
+    return fields, files
 
 
 async def _draw(fake: FakeOpenAIImages, request: Request) -> bool:

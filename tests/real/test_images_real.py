@@ -111,11 +111,12 @@ async def test_slot_of_a_cut_off_call_comes_back_when_the_real_server_is_idle(nu
         assert drawing.scope.cancelled_caught
 
 
-async def test_job_that_outlives_our_patience_holds_its_slot_to_the_bound(sd_server, tmp_path):
+@pytest.mark.parametrize("name", NAMES)
+async def test_job_that_outlives_our_patience_holds_its_slot_to_the_end(sd_server, tmp_path, name):
     async with open_real(sd_server, tmp_path) as (upstream, running):
-        call = image_call(running.base_url, size=(256, 256), options={"steps": 1}, timeout_s=0.2, cancel_timeout_s=8)
+        call = image_call(running.base_url, size=(256, 256), options={"steps": 1}, timeout_s=0.2, unstoppable=True)
         with pytest.raises(UpstreamTimeout):
-            await draw(IMAGE_BACKENDS["http_a1111"], call, upstream)
+            await draw(IMAGE_BACKENDS[name], call, upstream)
         assert running.drawings() == (1, 1)
 
 

@@ -100,7 +100,7 @@ async def test_a_backend_that_never_settles_gives_the_slot_back_at_the_bound(
 
 
 async def test_on_disconnect_finish_lets_the_picture_end(
-    tmp_path: Path, backend: GatedBackend, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+    tmp_path: Path, backend: GatedBackend, mock_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     (tmp_path / "backends.yaml").write_text(
         "backends:\n  gpu_heavy:\n    base_url: http://127.0.0.1:9\n    provider: a1111\n"
@@ -111,7 +111,9 @@ async def test_on_disconnect_finish_lets_the_picture_end(
         async with open_call(nursery, house.site.api, "POST", GENERATIONS, headers=JSON_AUTH, body=CAT) as exchange:
             await trio.testing.wait_all_tasks_blocked()
             exchange.disconnect()
-            await trio.sleep(5)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(5)
+            await trio.testing.wait_all_tasks_blocked()
             assert house.inflight() == 1
             backend.gate.set()
             await exchange.finished()

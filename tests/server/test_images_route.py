@@ -109,7 +109,13 @@ async def test_the_third_picture_is_refused_at_once_and_says_when_to_come_back(
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"n": 5}, "n"), ({"prompt": ""}, "prompt"), ({"size": "9999x9999"}, "size"), ({"stream": True}, "stream")],
+    [
+        ({"n": 5}, "n"),
+        ({"prompt": ""}, "prompt"),
+        ({"size": "9999x9999"}, "size"),
+        ({"stream": True, "n": 2}, "n"),
+        ({"stream": True, "response_format": "url"}, "response_format"),
+    ],
 )
 async def test_a_bad_field_takes_no_slot_and_reaches_no_backend(
     tmp_path: Path, backend: GatedBackend, drawing: dict[str, str], fields: dict[str, object], param: str

@@ -1,14 +1,17 @@
 """The prober and its board: what counts as alive, and that no class delays another."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import trio
+from pydantic import SecretStr
 
-from appliance.config.classes import BackendClass, HealthPaths
+from appliance.config.classes import BackendClass, HealthPaths, Login
 from appliance.config.settings import Settings
 from appliance.upstream.client import open_upstream
 from appliance.upstream.health import HealthBoard, probe, run_prober
+from tests.fakes.a1111 import Behaviour, open_fake_a1111
 from tests.fakes.http import open_server
 
 
@@ -146,3 +149,13 @@ async def test_class_that_hangs_delays_no_other(nursery, loopback_clock):
         assert board.snapshot()["quick"].ready
         assert not board.snapshot()["slow"].healthy
         nursery.cancel_scope.cancel()
+
+
+async def test_a_class_with_a_login_is_probed_with_it(loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_fake_a1111(Behaviour(credentials="me:secret")) as fake:
+        one = replace(
+            one_class(base_url=fake.base_url),
+            health=HealthPaths("/sdapi/v1/samplers", "/sdapi/v1/samplers", exact=True),
+        )
+        assert not (await probe(one, upstream, 5)).healthy
+        assert (await probe(replace(one, login=Login("me", SecretStr("secret"))), upstream, 5)).healthy

@@ -19,6 +19,7 @@ API_PATHS = OBSERVABILITY_PATHS | {
     "/v1/agent/run",
     "/v1/agent/runs",
     "/v1/agent/replay/<run_id>",
+    "/v1/images/edits",
     "/ui/images/<name>",
 }
 

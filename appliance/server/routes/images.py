@@ -1,7 +1,8 @@
-"""`POST /v1/images/generations`, and the pictures it hands out under `/ui/images/`."""
+"""`POST /v1/images/generations` and `/v1/images/edits`, and the pictures it hands out under `/ui/images/`."""
 
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from urllib.parse import parse_qs
 
 from quart import Response
@@ -9,42 +10,46 @@ from quart import request as quart_request
 from quart_trio import QuartTrio
 
 from appliance.components import Components
-from appliance.dispatch.images import Drawing, draw_images
 from appliance.protocol.canonical import sha256_hex
-from appliance.protocol.errors import InvalidRequest, NotFound, Unauthenticated
-from appliance.protocol.images import Image, image_answer, image_item, parse_image_request
+from appliance.protocol.edits import parse_edit_fields
+from appliance.protocol.errors import NotFound, Unauthenticated
+from appliance.protocol.images import parse_image_request
 from appliance.protocol.magic import EXTENSION, MIME
 from appliance.server.access import Head
 from appliance.server.app import current_visit
-from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
-from appliance.server.routing_headers import routing_headers
-from appliance.server.visit import Visit
+from appliance.server.drawing import IMAGES_PATH, Order, serve_drawing
+from appliance.server.exchange import Answer, DirectRoutes, Handler, ReceivePiece, Request, Upload
+from appliance.server.uploads import look_at_pictures, read_form
 from appliance.storage.images import ImageReader
 
-IMAGES_PATH = "/ui/images/"
+EDITS_PATH = "/v1/images/edits"
 PIECE_BYTES = 262_144
 
 _TYPE_BY_EXTENSION = {extension: kind for kind, extension in EXTENSION.items()}
 
 
-def generation_routes(components: Components) -> DirectRoutes:
+def image_routes(components: Components) -> DirectRoutes:
     """Contract 4: drawing."""
+    max_pixels = components.settings.images_max_pixels
 
     async def generate(request: Request) -> Answer:
-        visit = request.visit
-        wanted = parse_image_request(request.json(), max_pixels=components.settings.images_max_pixels)
-        if wanted.stream:
-            raise InvalidRequest("Pictures are not streamed yet: leave stream out.", param="stream")
-        x_backend = request.header(b"x-backend")
-        drawing = await draw_images(components.dispatcher, visit.caller(), wanted, x_backend=x_backend)
-        visit.model = _model(drawing)
-        data = [await _item(components, visit, drawing, image) for image in drawing.result.images]
-        answer = image_answer(int(time.time()), data, _gateway_fields(drawing))
-        return json_answer(
-            answer, headers=routing_headers(drawing.backend_class, _model(drawing), drawing.router_reason)
-        )
+        wanted = parse_image_request(request.json(), max_pixels=max_pixels)
+        digest = partial(sha256_hex, request.raw)
+        return await serve_drawing(components, request, Order(wanted, "image_generation", digest))
 
-    return {"/v1/images/generations": {"POST": generate}}
+    async def receive_edit(request: Request, receive_piece: ReceivePiece) -> Handler:
+        form = await read_form(request, receive_piece, components.spool)
+        uploaded = await look_at_pictures(form.files, max_pixels=max_pixels)
+        wanted, strength = parse_edit_fields(form.fields, picture=uploaded.size, max_pixels=max_pixels)
+        load_edit = partial(uploaded.load, strength)
+        order = Order(wanted, "image_edit", form.digest, pictures=len(uploaded.pictures), load_edit=load_edit)
+
+        async def edit(request: Request) -> Answer:
+            return await serve_drawing(components, request, order)
+
+        return edit
+
+    return {"/v1/images/generations": {"POST": generate}, EDITS_PATH: {"POST": Upload(receive_edit)}}
 
 
 def add_picture_route(app: QuartTrio, components: Components) -> None:
@@ -81,15 +86,6 @@ def is_signed_picture(head: Head, query: bytes) -> bool:
     )
 
 
-async def _item(components: Components, visit: Visit, drawing: Drawing, image: Image) -> dict[str, str]:
-    if drawing.response_format == "b64_json":
-        return image_item(image, None)
-    stored = await components.images.save(image)
-    name = f"{stored.sha256}.{stored.extension}"
-    query = components.signer.sign(name, time.time())
-    return image_item(image, f"{visit.base_url}{IMAGES_PATH}{name}?{query}")
-
-
 def _check_signature(components: Components, name: str) -> None:
     query = parse_qs(quart_request.query_string.decode("latin-1"))
     expires, signature = query.get("exp", [""]), query.get("sig", [""])
@@ -99,26 +95,6 @@ def _check_signature(components: Components, name: str) -> None:
     if verdict != "ok":
         what = "has expired" if verdict == "expired" else "is not valid"
         raise Unauthenticated(f"The signature of this URL {what}: draw the picture again, or send a token.")
-
-
-def _gateway_fields(drawing: Drawing) -> dict[str, object]:
-    result = drawing.result
-    return {
-        "backend": drawing.backend,
-        "backend_class": drawing.backend_class,
-        "mime": MIME[result.images[0].type],
-        "seed": result.seed,
-        "model": _model(drawing),
-        "model_reason": drawing.model.reason if drawing.model else None,
-        "request": dict(result.request) if result.request is not None else None,
-        "upstream": dict(result.upstream) if result.upstream is not None else None,
-        "sha256": [sha256_hex(image.data) for image in result.images],
-    }
-
-
-def _model(drawing: Drawing) -> str | None:
-    """What the backend says it drew with, else what it was asked to."""
-    return drawing.result.model or (drawing.model.model if drawing.model else None)
 
 
 def _picture_headers(components: Components, extension: str) -> dict[str, str]:
