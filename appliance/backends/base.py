@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydantic import SecretStr
+
 from appliance.config.classes import BackendClass
 from appliance.protocol.images import Image, ImageOptions
 from appliance.protocol.language import LanguageKind
@@ -27,13 +29,21 @@ class ImageEdit:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Who the operator lets this gateway be on a server that has users."""
+
+    user: str
+    password: SecretStr
+
+
+@dataclass(frozen=True, slots=True)
 class ImageCall:
     """One job for an image backend, decided in full: width and height in pixels, deadlines in seconds.
 
     `model` None: name no model. `extra`: fields of the request that this gateway has no name for.
     `cancel_timeout_s`: how long a cancelled job may keep the slot until the backend is idle. `unstoppable`: the server is
     known to draw to the end whoever has left. `edit`: change this picture instead of drawing from nothing. `on_preview`
-    None: nobody looks at previews, so the backend is asked for none.
+    None: nobody looks at previews, so the backend is asked for none. `account`: to log in with where the server asks.
     """
 
     request_id: str
@@ -52,6 +62,7 @@ class ImageCall:
     unstoppable: bool = False
     edit: ImageEdit | None = None
     on_preview: OnPreview | None = None
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)

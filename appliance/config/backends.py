@@ -20,7 +20,11 @@ from appliance.config.reading import Given
 from appliance.config.settings import ImagesBackend, Settings
 from appliance.config.values import is_loopback
 
-_PROVIDERS: Mapping[ImagesBackend, Provider] = {"http_a1111": "a1111", "http_openai_images": "openai_images"}
+_PROVIDERS: Mapping[ImagesBackend, Provider] = {
+    "http_a1111": "a1111",
+    "http_openai_images": "openai_images",
+    "http_invokeai": "invokeai",
+}
 _IMAGES_DEFAULT_PORT = 7860
 _IMAGES_FIELDS = ("images_backend", "images_backend_class", "images_http_base_url")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from appliance.backends.base import ImageBackend, ImageCall, ImageResult
+from appliance.backends.base import Account, ImageBackend, ImageCall, ImageEdit, ImageResult, OnPreview
 from appliance.config.classes import BackendClass, HealthPaths, PayloadPolicy
 from appliance.protocol.ids import new_id
 from appliance.protocol.images import ImageOptions
@@ -42,6 +42,9 @@ def image_call(
     idle_timeout_s: float = 30,
     cancel_timeout_s: float = 60,
     unstoppable: bool = False,
+    edit: ImageEdit | None = None,
+    on_preview: OnPreview | None = None,
+    account: Account | None = None,
 ) -> ImageCall:
     return ImageCall(
         request_id=new_id("req"),
@@ -58,6 +61,9 @@ def image_call(
         idle_timeout_s=idle_timeout_s,
         cancel_timeout_s=cancel_timeout_s,
         unstoppable=unstoppable,
+        edit=edit,
+        on_preview=on_preview,
+        account=account,
     )
 
 
