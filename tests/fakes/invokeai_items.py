@@ -11,8 +11,20 @@ from PIL import Image as Pillow
 
 SCHEDULERS = ("ddim", "dpmpp_2m", "dpmpp_2m_k", "euler", "euler_k", "euler_a", "heun", "lcm")
 NODES = frozenset(
-    "main_model_loader sdxl_model_loader compel sdxl_compel_prompt noise denoise_latents l2i i2l img_resize tomask "
-    "create_denoise_mask blank_image".split()
+    [
+        "main_model_loader",
+        "sdxl_model_loader",
+        "compel",
+        "sdxl_compel_prompt",
+        "noise",
+        "denoise_latents",
+        "l2i",
+        "i2l",
+        "img_resize",
+        "tomask",
+        "create_denoise_mask",
+        "blank_image",
+    ]
 )
 TERMINAL = ("completed", "failed", "canceled")
 MODELS = [("tiny-sd", "sd-1"), ("tiny-sdxl", "sdxl"), ("a-flux", "flux")]
@@ -52,6 +64,10 @@ class Item:
 
     def node(self, kind: str) -> dict[str, Any]:
         return next((node for node in self.graph["nodes"].values() if node["type"] == kind), {})
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in TERMINAL
 
     @property
     def steps(self) -> int:
