@@ -18,10 +18,14 @@ MAX_PAYLOAD = 1_000_000
 
 @dataclass
 class Listeners:
-    """`peers`: those who subscribed to the queue. `refusing`: the handshake is answered, the connection refused."""
+    """`peers`: those who subscribed to the queue. How it may fail: `absent`: no such route; `silent`: the upgrade is all
+    that is answered; `refusing`: the connection is refused.
+    """
 
     peers: list[Peer] = field(default_factory=list)
     changes: Changes = field(default_factory=Changes)
+    absent: bool = False
+    silent: bool = False
     refusing: bool = False
     pongs: int = 0
 
@@ -37,15 +41,19 @@ class Listeners:
 
     async def serve(self, request: Request, *, is_allowed: Any) -> None:
         """One client, until it goes, or until it leaves a ping without an answer."""
+        if self.absent:
+            await request.respond_json(404, {"detail": "Not Found"})
+            return
         peer = await Peer.over(request)
+        if self.silent:
+            await request.hung_up()
+            return
         opening = {"sid": "e1", "upgrades": [], "pingInterval": 25000, "pingTimeout": 20000, "maxPayload": MAX_PAYLOAD}
         await peer.send("0" + json.dumps(opening))
         try:
             async with trio.open_nursery() as nursery:
-                pong = trio.Event()
                 nursery.start_soon(self._ping, peer, nursery.cancel_scope)
                 await self._hear(peer, is_allowed)
-                pong.set()
                 nursery.cancel_scope.cancel()
         finally:
             if peer in self.peers:
@@ -65,6 +73,7 @@ class Listeners:
     async def _answer(self, peer: Peer, frame: str, is_allowed: Any) -> None:
         if frame == "3":
             self.pongs += 1
+            self.changes.notify()
         elif frame.startswith("40"):
             token = json.loads(frame[2:] or "{}").get("token")
             if self.refusing or not is_allowed(token):
@@ -80,6 +89,7 @@ class Listeners:
             await trio.sleep(PING_S)
             pongs = self.pongs
             await peer.send("2")
-            await trio.sleep(PONG_TIMEOUT_S)
-            if self.pongs == pongs:
+            with trio.move_on_after(PONG_TIMEOUT_S) as patience:
+                await self.changes.until(lambda: self.pongs > pongs)  # noqa: B023 - waited for before it changes
+            if patience.cancelled_caught:
                 scope.cancel()
