@@ -1,9 +1,13 @@
-"""The real InvokeAI as a process of a test: started, awaited, given its models, stopped by its pid."""
+"""The real InvokeAI as a process of some tests: started, awaited, given its models, stopped by its pid.
+
+Synchronous, so that the tests of a module share one: it takes a quarter of a minute to start.
+"""
 
 import json
 import subprocess
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,25 +31,44 @@ class InvokeAINeverAnswered(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunningInvokeAI:
-    """A server that answers and has its models. `process` is there to be watched and killed."""
+    """A server that answers. `process` is there to be watched and killed; `models`: what `install` gives it."""
 
     base_url: str
-    process: trio.Process
+    process: "subprocess.Popen[bytes]"
     log: Path
+    models: Path
 
-    async def ask(
-        self, method: str, path: str, body: object = None, *, headers: Mapping[str, str] | None = None
-    ) -> Any:
-        """Ask its API below /api as a test does beside the backend; the answer's JSON. Raises httpx.HTTPStatusError."""
-        async with httpx.AsyncClient(base_url=self.base_url + "/api", timeout=START_TIMEOUT_S) as client:
-            answer = await client.request(method, path, json=body, headers=headers)
-            answer.raise_for_status()
-            return answer.json()
+    def ask_now(self, method: str, path: str, body: object = None, *, token: str = "") -> Any:
+        """Ask its API, below /api, as its own pages do; the answer's JSON. Raises httpx.HTTPStatusError."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        answer = httpx.request(method, f"{self.base_url}/api{path}", json=body, headers=headers, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    async def ask(self, method: str, path: str, body: object = None) -> Any:
+        """`ask_now`, beside the other tasks of a test."""
+        return await trio.to_thread.run_sync(self.ask_now, method, path, body)
+
+    def install(self, *, token: str = "") -> None:
+        """Give it both models. Raises InvokeAINeverAnswered."""
+        folders = sorted(self.models.iterdir())
+        for model in folders:
+            self.ask_now("POST", f"/v2/models/install?source={quote(str(model))}&inplace=true", {}, token=token)
+        deadline = time.monotonic() + INSTALL_TIMEOUT_S
+        while len(self.ask_now("GET", "/v2/models/?model_type=main", token=token)["models"]) < len(folders):
+            if time.monotonic() > deadline:
+                raise self.never("did not take its models")
+            time.sleep(POLL_INTERVAL_S)
+
+    def never(self, words: str) -> InvokeAINeverAnswered:
+        """The error that says so, with the end of the log."""
+        last = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+        return InvokeAINeverAnswered(f"InvokeAI {words}: {' | '.join(last)}")
 
 
-@asynccontextmanager
-async def open_invokeai(server: InvokeAI, folder: Path, **configuration: object) -> AsyncIterator[RunningInvokeAI]:
-    """Start the server in `folder`, with its log there, and yield once its models are installed; it is dead after.
+@contextmanager
+def open_invokeai(server: InvokeAI, folder: Path, **configuration: object) -> Iterator[RunningInvokeAI]:
+    """Start the server in `folder`, with its log there, and yield once it answers; it is dead when this returns.
 
     `configuration` goes into its invokeai.yaml. *Raises* InvokeAINeverAnswered.
     """
@@ -56,7 +79,7 @@ async def open_invokeai(server: InvokeAI, folder: Path, **configuration: object)
     log = folder / f"invokeai-{port}.log"
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(root), "HF_HUB_OFFLINE": "1", "INVOKEAI_ROOT": str(root)}
     with log.open("wb") as sink:
-        process = await trio.lowlevel.open_process(
+        process = subprocess.Popen(
             server.arguments(root),
             cwd=root,
             env=environment,
@@ -64,17 +87,13 @@ async def open_invokeai(server: InvokeAI, folder: Path, **configuration: object)
             stdout=sink,
             stderr=subprocess.STDOUT,
         )
-    running = RunningInvokeAI(base_url=f"http://127.0.0.1:{port}", process=process, log=log)
+    running = RunningInvokeAI(f"http://127.0.0.1:{port}", process, log, server.models)
     try:
-        await _answers(running)
-        if not configuration.get("multiuser"):  # there, only its administrator installs
-            await _install(running, server)
+        _wait_until_it_answers(running)
         yield running
     finally:
-        if process.returncode is None:
-            process.kill()
-        with trio.move_on_after(STOP_TIMEOUT_S, shield=True):
-            await process.wait()
+        process.kill()
+        process.wait(STOP_TIMEOUT_S)
 
 
 def _configuration(port: int, more: Mapping[str, object]) -> str:
@@ -92,29 +111,15 @@ def _configuration(port: int, more: Mapping[str, object]) -> str:
     return json.dumps(settings)
 
 
-async def _answers(running: RunningInvokeAI) -> None:
-    with trio.move_on_after(START_TIMEOUT_S):
-        while running.process.poll() is None:
-            try:
-                await running.ask("GET", "/v1/app/version")
-            except httpx.HTTPError:
-                await trio.sleep(POLL_INTERVAL_S)
-            else:
-                return
-    raise _never(running, "is silent" if running.process.returncode is None else "ended")
-
-
-async def _install(running: RunningInvokeAI, server: InvokeAI) -> None:
-    folders = sorted(server.models.iterdir())
-    for model in folders:
-        await running.ask("POST", f"/v2/models/install?source={quote(str(model))}&inplace=true", {})
-    with trio.move_on_after(INSTALL_TIMEOUT_S):
-        while len((await running.ask("GET", "/v2/models/?model_type=main"))["models"]) < len(folders):  # noqa: ASYNC110 - the server has no event
-            await trio.sleep(POLL_INTERVAL_S)
-        return
-    raise _never(running, "did not take its models")
-
-
-def _never(running: RunningInvokeAI, words: str) -> InvokeAINeverAnswered:
-    last = running.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-    return InvokeAINeverAnswered(f"InvokeAI {words}: {' | '.join(last)}")
+def _wait_until_it_answers(running: RunningInvokeAI) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if running.process.poll() is not None:
+            raise running.never("ended")
+        try:
+            running.ask_now("GET", "/v1/app/version")
+        except httpx.HTTPError:
+            time.sleep(POLL_INTERVAL_S)
+        else:
+            return
+    raise running.never("is silent")
