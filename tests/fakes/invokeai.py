@@ -127,7 +127,9 @@ async def _images(fake: FakeInvokeAI, request: Request, path: str) -> None:
         await _upload(fake, request)
     elif path == "delete":
         names = [name for name in request.json()["image_names"] if fake.images.pop(name, None) is not None]
-        await request.respond_json(200, {"affected_boards": [], "deleted_images": names, "failed_images": []})
+        await request.respond_json(
+            200, {"affected_boards": ["none"] * bool(names), "deleted_images": names, "failed_images": []}
+        )
     elif (name := path.removeprefix("i/").removesuffix("/full")) in fake.images:
         await trio.sleep(fake.behaviour.fetching_s)
         await request.respond(200, fake.images[name], {"Content-Type": "image/png"})

@@ -57,6 +57,7 @@ class Item:
     graph: dict[str, Any]
     seed: int
     user: str
+    field_values: list[dict[str, Any]]
     status: str = "pending"
     error_type: str | None = None
     images: dict[str, str] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class Item:
             "user_id": self.user,
             "created_at": "2026-01-01 00:00:00.000",
             "updated_at": "2026-01-01 00:00:00.000",
-            "field_values": [{"node_path": "noise", "field_name": "seed", "value": self.seed}],
+            **({"field_values": self.field_values} if self.field_values else {}),
             **({} if self.destination is None else {"destination": self.destination}),
             **(failed if self.error_type else {}),
             "session": self._session(),
@@ -114,12 +115,17 @@ class Item:
 def make_items(batch: dict[str, Any], first_id: int, user: str) -> list[Item]:
     """Runs times data, each with the value of its datum put into the graph."""
     data = batch.get("data") or []
-    seeds = data[0][0]["items"] if data else [batch["graph"]["nodes"].get("noise", {}).get("seed", 0)]
     batch_id = str(uuid4())
-    return [
-        Item(first_id + index, batch_id, batch.get("destination"), batch["graph"], seed, user)
-        for index, seed in enumerate(seeds * batch.get("runs", 1))
-    ]
+    items = []
+    for value in (data[0][0]["items"] if data else [None]) * batch.get("runs", 1):
+        put = (
+            [] if value is None else [{key: data[0][0][key] for key in ("node_path", "field_name")} | {"value": value}]
+        )
+        given = batch["graph"]["nodes"].get("noise", {}).get("seed", 0)
+        seed = put[0]["value"] if put and put[0]["field_name"] == "seed" else given
+        number = first_id + len(items)
+        items.append(Item(number, batch_id, batch.get("destination"), batch["graph"], seed, user, put))
+    return items
 
 
 def told(item: Item) -> dict[str, Any]:

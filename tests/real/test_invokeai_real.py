@@ -181,7 +181,7 @@ async def test_pending_picture_is_cancelled_before_it_is_drawn(nursery, running,
         try:
             drawing = Drawing()
             nursery.start_soon(drawing.run, backend, small(running), upstream)
-            while (await running.ask("GET", f"{QUEUE}/status"))["queue"]["pending"] == 0:
+            while (await running.ask("GET", f"{QUEUE}/status"))["queue"]["pending"] == 0:  # noqa: ASYNC110 - the server has no event
                 await trio.sleep(0.02)
             drawing.scope.cancel()
             with trio.fail_after(1):
@@ -271,6 +271,7 @@ async def test_server_with_users_takes_the_operators_login(invokeai, tmp_path, b
             with pytest.raises(UpstreamFailed, match="set IMAGES_INVOKEAI_USER"):
                 await draw(InvokeAIBackend(), small(running), upstream)
         running.process.kill()
+        running.process.wait()
         async with open_client() as upstream:
             with pytest.raises(UpstreamFailed, match="cannot be reached"):
                 await draw(backend, call, upstream)
