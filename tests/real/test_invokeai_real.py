@@ -1,8 +1,10 @@
 """The InvokeAI backend against a real InvokeAI, which draws from random weights; the fake is held to what this one does."""
 
+import base64
 import io
 from contextlib import asynccontextmanager
 
+import openai
 import pytest
 import trio
 from PIL import Image as Pillow
@@ -16,6 +18,7 @@ from appliance.protocol.images import Image
 from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes.invokeai import Behaviour, open_fake_invokeai
+from tests.process import TOKEN, start_gateway
 from tests.real.invokeai import RunningInvokeAI, ensure_invokeai, open_invokeai
 from tests.real.invokeai.probe import assert_like, probe
 from tests.real.venvs import CannotInstall
@@ -70,6 +73,10 @@ def pixels(image: Image) -> bytes:
 
 async def is_processing(running: RunningInvokeAI) -> bool:
     return bool((await running.ask("GET", f"{QUEUE}/status"))["processor"]["is_processing"])
+
+
+async def pending(running: RunningInvokeAI) -> int:
+    return int((await running.ask("GET", f"{QUEUE}/status"))["queue"]["pending"])
 
 
 async def until_processing(running: RunningInvokeAI) -> None:
@@ -165,30 +172,24 @@ async def test_previews_come_while_it_draws(running, backend):
 
 async def test_full_queue_is_429_and_nothing_of_ours_stays_in_it(running, backend):
     async with open_client() as upstream:
-        await running.ask("PUT", f"{QUEUE}/processor/pause")
-        try:
+        with running.paused():
             with pytest.raises(UpstreamFailed, match="queue full") as caught:
                 await draw(backend, small(running, n=4), upstream)
-            assert (await running.ask("GET", f"{QUEUE}/status"))["queue"]["pending"] == 0
-        finally:
-            await running.ask("PUT", f"{QUEUE}/processor/resume")
+            assert await pending(running) == 0
     assert (caught.value.status, caught.value.retry_after_s) == (429, 5)
 
 
 async def test_pending_picture_is_cancelled_before_it_is_drawn(nursery, running, backend):
     async with open_client() as upstream:
-        await running.ask("PUT", f"{QUEUE}/processor/pause")
-        try:
+        with running.paused():
             drawing = Drawing()
             nursery.start_soon(drawing.run, backend, small(running), upstream)
-            while (await running.ask("GET", f"{QUEUE}/status"))["queue"]["pending"] == 0:  # noqa: ASYNC110 - the server has no event
+            while await pending(running) == 0:  # noqa: ASYNC110 - the server has no event
                 await trio.sleep(0.02)
             drawing.scope.cancel()
             with trio.fail_after(1):
                 await drawing.slot_back.wait()
-            assert (await running.ask("GET", f"{QUEUE}/status"))["queue"]["pending"] == 0
-        finally:
-            await running.ask("PUT", f"{QUEUE}/processor/resume")
+            assert await pending(running) == 0
 
 
 @pytest.mark.parametrize("after_s", [0.0, 1.0])
@@ -218,7 +219,7 @@ async def test_batch_cancelled_while_it_is_enqueued_is_not_drawn(nursery, runnin
             await drawing.slot_back.wait()
             await trio.sleep(0.3)
             assert not await is_processing(running)
-            assert (await running.ask("GET", f"{QUEUE}/status"))["queue"]["pending"] == 0
+            assert await pending(running) == 0
 
 
 async def test_one_client_leaves_and_the_others_picture_arrives_untouched(nursery, running, backend):
@@ -252,6 +253,23 @@ async def test_fake_answers_like_the_real_server(running):
         real = await probe(upstream, running.base_url)
         ours = await probe(upstream, fake.base_url)
     assert_like(ours, real)
+
+
+async def test_the_openai_sdk_draws_through_the_running_gateway(running, tmp_path):
+    def ask(gateway):
+        with openai.OpenAI(base_url=gateway.url + "/v1", api_key=TOKEN, max_retries=0) as client:
+            extra = {"steps": 2, "seed": 5}
+            answer = client.images.generate(
+                prompt="a lighthouse", model="tiny-sd", size="64x64", response_format="b64_json", extra_body=extra
+            )
+            with pytest.raises(openai.NotFoundError, match="it has tiny-sd, tiny-sdxl"):
+                client.images.generate(prompt="a lighthouse", model="dall-e-3", size="64x64")
+            return base64.b64decode(answer.data[0].b64_json)
+
+    settings = {"IMAGES_BACKEND": "http_invokeai", "IMAGES_HTTP_BASE_URL": running.base_url}
+    with start_gateway(tmp_path, settings) as gateway:
+        drawn = await trio.to_thread.run_sync(ask, gateway)
+    assert Pillow.open(io.BytesIO(drawn)).size == (64, 64)
 
 
 async def test_server_with_users_takes_the_operators_login(invokeai, tmp_path, backend):

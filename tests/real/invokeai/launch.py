@@ -60,6 +60,13 @@ class RunningInvokeAI:
                 raise self.never("did not take its models")
             time.sleep(POLL_INTERVAL_S)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Meanwhile what is enqueued stays pending."""
+        self.ask_now("PUT", "/v1/queue/default/processor/pause")
+        yield
+        self.ask_now("PUT", "/v1/queue/default/processor/resume")
+
     def never(self, words: str) -> InvokeAINeverAnswered:
         """The error that says so, with the end of the log."""
         last = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
