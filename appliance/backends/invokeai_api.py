@@ -57,7 +57,10 @@ class Api:
 
     async def ask_object(self, ask: Ask) -> dict[str, Any]:
         """Ask for a JSON object. Raises what `ask` raises, and UpstreamFailed for any answer but a good one."""
-        answer = await self.ask(ask)
+        return self.object_in(await self.ask(ask))
+
+    def object_in(self, answer: UpstreamAnswer) -> dict[str, Any]:
+        """The JSON object that a good answer is. Raises UpstreamFailed for any other."""
         if answer.status not in _GOOD:
             raise failure_from_answer(answer, upstream=self._name)
         return parse_json_object(answer.body, upstream=self._name)

@@ -63,9 +63,10 @@ class Job:
 
     async def _enqueue(self, batch: dict[str, Any]) -> Sequence[int]:
         body = json.dumps(batch).encode()
-        said = await self._api.ask_object(
-            Ask("POST", f"{QUEUE}/enqueue_batch", body, on_connected=self._mark_enqueueing)
-        )
+        answer = await self._api.ask(Ask("POST", f"{QUEUE}/enqueue_batch", body, on_connected=self._mark_enqueueing))
+        if 400 <= answer.status < 500:  # refused as a whole; after a 500 it may be there all the same
+            self._enqueueing = False
+        said = self._api.object_in(answer)
         items = read_item_ids(said)
         if items or said.get("enqueued") == 0:
             self._enqueueing = False

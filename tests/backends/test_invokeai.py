@@ -89,8 +89,9 @@ async def test_a_picture_to_edit_is_sent_used_and_removed(loopback_clock, backen
 
 async def test_a_scheduler_the_server_does_not_have_is_its_422_with_its_list(loopback_clock, backend):
     async with open_upstream(Settings()) as upstream, open_fake_invokeai() as fake:
-        with pytest.raises(UpstreamFailed, match="Input should be 'ddim'") as caught:
+        with pytest.raises(UpstreamFailed, match="Input should be 'ddim'") as caught, trio.fail_after(0.1):
             await draw(backend, image_call(fake.base_url, options={"scheduler": "nope"}), upstream)
+        assert fake.cancels == []
     assert caught.value.status == 422
 
 
@@ -193,7 +194,7 @@ async def test_a_completed_item_without_a_picture_is_502(loopback_clock, backend
 
 async def test_a_picture_over_the_cap_is_502(loopback_clock, backend):
     async with open_upstream(Settings()) as upstream, open_fake_invokeai() as fake:
-        with pytest.raises(UpstreamFailed, match="more than 50 bytes"):
+        with pytest.raises(UpstreamFailed, match="gpu_heavy answered more than 50 bytes"):
             await draw(backend, image_call(fake.base_url, images_max_bytes=50), upstream)
 
 

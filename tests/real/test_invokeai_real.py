@@ -3,6 +3,7 @@
 import base64
 import io
 from contextlib import asynccontextmanager
+from functools import partial
 
 import openai
 import pytest
@@ -272,22 +273,34 @@ async def test_the_openai_sdk_draws_through_the_running_gateway(running, tmp_pat
     assert Pillow.open(io.BytesIO(drawn)).size == (64, 64)
 
 
-async def test_server_with_users_takes_the_operators_login(invokeai, tmp_path, backend):
-    who = {"email": "me@example.org", "display_name": "me", "password": "Correct-Horse-9"}
+async def test_server_with_users_takes_the_login_of_a_plain_one(nursery, invokeai, tmp_path, backend):
+    admin = {"email": "boss@example.org", "display_name": "boss", "password": "Correct-Horse-9"}
+    plain = {"email": "gateway@example.org", "display_name": "gateway", "password": "Battery-Staple-8"}
+    account = Account(plain["email"], SecretStr(plain["password"]))
     seen = []
     with open_invokeai(invokeai, tmp_path, multiuser=True) as running:
-        running.ask_now("POST", "/v1/auth/setup", who)
-        token = running.ask_now("POST", "/v1/auth/login", who)["token"]
+        running.ask_now("POST", "/v1/auth/setup", admin)
+        token = running.ask_now("POST", "/v1/auth/login", admin)["token"]
         running.install(token=token)
+        running.ask_now("POST", "/v1/auth/users", plain, token=token)
+        call = small(running, account=account, on_preview=seen.append)
         async with open_client() as upstream:
-            account = Account(who["email"], SecretStr(who["password"]))
-            call = small(running, account=account, on_preview=seen.append)
             assert (await draw(backend, call, upstream)).images
+            drawing = Drawing()
+            nursery.start_soon(drawing.run, backend, slow(running, account=account), upstream)
+            status = partial(running.ask_now, "GET", f"{QUEUE}/status", token=token)
+            while not status()["processor"]["is_processing"]:  # noqa: ASYNC110 - the server has no event
+                await trio.sleep(0.02)
+            drawing.scope.cancel()
+            with trio.fail_after(STEP_S):
+                await drawing.slot_back.wait()
+            assert not status()["processor"]["is_processing"]
             with pytest.raises(UpstreamFailed, match="login of IMAGES_INVOKEAI_USER"):
-                wrong = Account(who["email"], SecretStr("wrong"))
+                wrong = Account(plain["email"], SecretStr("wrong"))
                 await draw(InvokeAIBackend(), small(running, account=wrong), upstream)
             with pytest.raises(UpstreamFailed, match="set IMAGES_INVOKEAI_USER"):
                 await draw(InvokeAIBackend(), small(running), upstream)
+        assert running.ask_now("GET", "/v1/images/?limit=5", token=token)["total"] == 0
         running.process.kill()
         running.process.wait()
         async with open_client() as upstream:
