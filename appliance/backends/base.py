@@ -1,39 +1,36 @@
 """What every provider promises: the one call an image backend answers, and what it gets and gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-from pydantic import SecretStr
 
 from appliance.config.classes import BackendClass
 from appliance.protocol.images import Image, ImageOptions
 from appliance.protocol.language import LanguageKind
 from appliance.upstream.client import UpstreamClient
 
-OnPreview = Callable[[Image], None]
-"""Told of each preview while a picture is being drawn; returns at once."""
+
+class OnPreview(Protocol):
+    """Told of each preview while a picture is being drawn; returns at once, and keeps only the latest."""
+
+    def __call__(self, image: Image, progress: float | None = None) -> None:
+        """`progress`: how much of the drawing is done, 0 to 1, where the backend says so: previews are spread by it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ImageEdit:
     """A picture to start from. `mask`: where it is transparent, as OpenAI has it, the picture is painted anew.
 
+    `others`: further pictures, for the one kind of server that takes several; dispatch refuses them for all others.
     `strength`: how far the new picture may leave the old one, 0 to 1; None: the backend's own default.
     """
 
     image: Image
     mask: Image | None = None
     strength: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Who the operator lets this gateway be on a server that has users."""
-
-    user: str
-    password: SecretStr
+    others: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class ImageCall:
     `model` None: name no model. `extra`: fields of the request that this gateway has no name for.
     `cancel_timeout_s`: how long a cancelled job may keep the slot until the backend is idle. `unstoppable`: the server is
     known to draw to the end whoever has left. `edit`: change this picture instead of drawing from nothing. `on_preview`
-    None: nobody looks at previews, so the backend is asked for none. `account`: to log in with where the server asks.
+    None: nobody looks at previews, so the backend is asked for none.
     """
 
     request_id: str
@@ -62,7 +59,6 @@ class ImageCall:
     unstoppable: bool = False
     edit: ImageEdit | None = None
     on_preview: OnPreview | None = None
-    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,10 +100,10 @@ class Api:
 
     async def _log_in(self) -> str:
         """Ask for a token. Nothing of the answer is told to a client: it may hold the account."""
-        account = self._call.account
-        if account is None:
+        login = self._call.backend_class.login
+        if login is None:
             raise self.failed("wants a login: set IMAGES_INVOKEAI_USER and IMAGES_INVOKEAI_PASSWORD")
-        credentials = {"email": account.user, "password": account.password.get_secret_value()}
+        credentials = {"email": login.user, "password": login.password.get_secret_value()}
         self.memory.token = None
         answer = await self._exchange(Ask("POST", "/api/v1/auth/login", json.dumps(credentials).encode()))
         if answer.status not in _GOOD:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,6 +10,7 @@ import trio
 
 from appliance.backends.base import ImageCall, ImageEdit
 from appliance.backends.decoding import MAX_DECODED_BYTES, image_from_bytes, unusable
+from appliance.backends.forms import encode_form
 from appliance.backends.invokeai_api import Api, Ask
 from appliance.backends.invokeai_graph import Start
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
@@ -58,19 +58,9 @@ class Pictures:
             await self._api.ask(Ask("POST", "/api/v1/images/delete", body, within_s=_REMOVE_S))
 
     async def _upload(self, image: Image) -> str:
-        boundary = secrets.token_hex(16)
-        head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="picture.{image.type}"\r\n'
-            f"Content-Type: image/{image.type}\r\n\r\n"
-        )
-        said = await self._api.ask_object(
-            Ask(
-                "POST",
-                "/api/v1/images/upload?image_category=user&is_intermediate=true",
-                head.encode() + image.data + f"\r\n--{boundary}--\r\n".encode(),
-                kind=f"multipart/form-data; boundary={boundary}",
-            )
-        )
+        kind, body = encode_form({}, [("file", image)])
+        path = "/api/v1/images/upload?image_category=user&is_intermediate=true"
+        said = await self._api.ask_object(Ask("POST", path, body, kind=kind))
         name = image_name(said)
         if name is None:
             raise unusable(self._call, "an upload without a name for it")

@@ -7,7 +7,7 @@ from typing import Any
 from appliance.backends.base import ImageCall
 from appliance.backends.invokeai_memory import Model
 from appliance.backends.invokeai_names import DEFAULT, scheduler_of
-from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, present
+from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, refuse_unknown
 from appliance.protocol.errors import InvalidRequest
 
 SEEDS = 2**32  # InvokeAI takes seeds modulo this
@@ -16,7 +16,6 @@ GRID_PIXELS = 8  # a latent pixel
 _NO_GUIDANCE = 1.0  # the least that InvokeAI takes, and what 0 means elsewhere
 _USUAL_GUIDANCE = 7.5
 _USUAL_STRENGTH = 0.75  # InvokeAI's own
-_HARMLESS_EXTRAS = frozenset({"user"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +59,7 @@ class Plan:
 
 def make_plan(call: ImageCall, new_seed: Callable[[], int]) -> Plan:
     """Settle what the request says. Raises InvalidRequest naming the field that cannot be honoured."""
-    for name in present(call.extra):
-        if name not in _HARMLESS_EXTRAS:
-            raise InvalidRequest(
-                f"{name} cannot be honoured by this image server: leave it out.",
-                param=name,
-                code="unsupported_parameter",
-            )
+    refuse_unknown(call.extra)
     _check_size(call)
     guidance = chosen(call.options, GUIDANCE)
     strength = call.edit.strength if call.edit is not None else None

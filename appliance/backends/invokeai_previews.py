@@ -8,6 +8,8 @@ import binascii
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -15,8 +17,9 @@ from pydantic_core import from_json
 
 from appliance.backends.base import ImageCall
 from appliance.backends.decoding import image_from_bytes
+from appliance.backends.holding import accompany
 from appliance.backends.invokeai_api import Api
-from appliance.protocol.errors import GatewayError, UpstreamFailed, UpstreamTimeout
+from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.websocket import WebSocket
 
 SOCKET = "/ws/socket.io/?EIO=4&transport=websocket"
@@ -29,36 +32,35 @@ _SUBSCRIBE = '42["subscribe_queue",{"queue_id":"default"}]'
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """`data`: of a picture, if it is one. `progress`: of the sampling, 0 to 1."""
+
+    data: bytes
+    progress: float | None
+
+
 async def with_previews(call: ImageCall, api: Api, destination: str, work: Callable[[], Awaitable[T]]) -> T:
     """Do the work, and listen meanwhile. Raises what the work raises."""
-    done: list[T] = []
-    failure: GatewayError | None = None
-    async with trio.open_nursery() as nursery:
+    ready = trio.Event()
+
+    async def work_when_ready() -> T:
         with trio.move_on_after(READY_S):
-            await nursery.start(_run_listener, call, api, destination)
-        try:
-            done.append(await work())
-        except GatewayError as error:  # carried past the nursery, which would wrap it in a group
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return done[0]
+            await ready.wait()
+        return await work()
+
+    return await accompany(work_when_ready, partial(_listen, call, api, destination, ready))
 
 
-async def _run_listener(
-    call: ImageCall, api: Api, destination: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    ready = False
-    with suppress(UpstreamFailed, UpstreamTimeout, trio.TooSlowError):
+async def _listen(call: ImageCall, api: Api, destination: str, ready: trio.Event) -> None:
+    try:
         async with api.open_socket(SOCKET, handshake_s=READY_S, max_message_bytes=MAX_EVENT_BYTES) as socket:
             await _subscribe(socket, api)
-            ready = True
-            task_status.started()
+            ready.set()
             while True:
-                _tell(read_preview(await _next(socket), destination), call)
-    if not ready:
-        task_status.started()
+                _show(read_preview(await _next(socket), destination), call)
+    except (UpstreamFailed, UpstreamTimeout, trio.TooSlowError):
+        ready.set()
 
 
 async def _subscribe(socket: WebSocket, api: Api) -> None:
@@ -85,8 +87,8 @@ async def _next(socket: WebSocket) -> str:
             return frame
 
 
-def read_preview(frame: str, destination: str) -> bytes | None:
-    """The picture in this frame, if it is an event about our own job that shows one. Never raises."""
+def read_preview(frame: str, destination: str) -> Preview | None:
+    """What this frame shows, if it is an event about our own job that shows something. Never raises."""
     if not frame.startswith("42"):
         return None
     try:
@@ -94,13 +96,15 @@ def read_preview(frame: str, destination: str) -> bytes | None:
         if event != "invocation_progress" or said["destination"] != destination:
             return None
         head, _, encoded = said["image"]["dataURL"].partition(",")
-        return binascii.a2b_base64(encoded, strict_mode=True) if head.endswith(";base64") else None
+        progress = said.get("percentage")
+        data = binascii.a2b_base64(encoded, strict_mode=True) if head.endswith(";base64") else b""
     except (ValueError, TypeError, KeyError, AttributeError):  # other events, or nothing to see yet
         return None
+    return Preview(data, float(progress) if isinstance(progress, int | float) else None)
 
 
-def _tell(data: bytes | None, call: ImageCall) -> None:
-    if data is None or call.on_preview is None:
+def _show(preview: Preview | None, call: ImageCall) -> None:
+    if preview is None or call.on_preview is None:
         return
     with suppress(UpstreamFailed):  # no picture, or a broken one: the next will do
-        call.on_preview(image_from_bytes(data, call))
+        call.on_preview(image_from_bytes(preview.data, call), preview.progress)

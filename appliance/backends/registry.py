@@ -20,6 +20,9 @@ IMAGE_BACKENDS: Mapping[ImagesBackend, ImageBackend] = {
     "http_invokeai": InvokeAIBackend(),
 }
 
+EDITING: frozenset[ImagesBackend] = frozenset({"http_invokeai"})
+"""Those that honour `ImageCall.edit`."""
+
 LANGUAGE_BACKENDS: Mapping[Provider, LanguageBackend] = {
     "openai": OpenAIBackend(),
     "ollama": OllamaBackend(),

@@ -15,6 +15,7 @@ from appliance.config.classes import (
     without_version,
 )
 from appliance.config.errors import Findings
+from appliance.config.logins import add_logins
 from appliance.config.models import add_mock_class, name_models
 from appliance.config.reading import Given
 from appliance.config.settings import ImagesBackend, Settings
@@ -42,6 +43,7 @@ def resolve_backends(given: Given, variables: Mapping[str, str], findings: Findi
     classes = dict(backends.classes)
     _apply_images(given, classes, findings)
     add_mock_class(given, classes, findings)
+    add_logins(given, classes, findings)
     name_models(given.settings, classes, backends.legacy_mapping)
     for backend_class in classes.values():
         check_no_loop(given, backend_class, findings)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import SecretStr
+
 from appliance.config.mock_script import MockScript
 
 Capability = Literal["chat", "embeddings", "rerank", "images", "tts", "stt"]
@@ -41,12 +43,20 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """Who we are to a backend that asks: in HTTP Basic, or in the log-in of its own that it has."""
+
+    user: str
+    password: SecretStr
+
+
+@dataclass(frozen=True, slots=True)
 class BackendClass:
     """One class of backends.
 
     `base_url`: without a slash at its end and, for OpenAI-style providers, without the `/v1` that paths begin with.
     Empty: known by name, not configured. `responses`: whether /v1/responses is the backend's own, or made of chat.
-    `script`: what a class of provider mock_chat says; None: the builtin script.
+    `login`: shown to it, where it asks or with every request. `script`: what a class of provider mock_chat says; None: the builtin script.
     """
 
     name: str
@@ -62,6 +72,7 @@ class BackendClass:
     models: Models = field(default_factory=Models)
     responses: Responses = "translated"
     script: MockScript | None = None
+    login: Login | None = None
 
     @property
     def configured(self) -> bool:

@@ -16,7 +16,12 @@ ENV_FILE_VARIABLE = "APPLIANCE_ENV_FILE"
 ENVIRONMENT = "environment"
 MAX_ENV_FILE_BYTES = 1_000_000
 
-_SECRET_NAMES = ("GATEWAY_BEARER_TOKEN", "GATEWAY_BEARER_TOKENS", "GATEWAY_TOKEN_POLICIES_JSON")
+_SECRET_NAMES = (
+    "GATEWAY_BEARER_TOKEN",
+    "GATEWAY_BEARER_TOKENS",
+    "GATEWAY_TOKEN_POLICIES_JSON",
+    "IMAGES_INVOKEAI_PASSWORD",
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Only names that begin like ours are looked at: other programs and later features have theirs.
 _OUR_PREFIXES = (

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from appliance.admission.policy import decide_response_format
-from appliance.backends.base import Account, ImageBackend, ImageCall, ImageResult
+from appliance.backends.base import ImageBackend, ImageCall, ImageResult
 from appliance.backends.registry import IMAGE_BACKENDS
 from appliance.config.classes import BackendClass, Provider
-from appliance.config.settings import ImagesBackend, Settings
+from appliance.config.settings import ImagesBackend
 from appliance.dispatch.dispatch import Caller, Dispatcher
 from appliance.dispatch.routing import ModelChoice, choose_image_class, choose_image_model
 from appliance.protocol.errors import CapabilityNotSupported
@@ -60,7 +60,6 @@ async def draw_images(
         idle_timeout_s=settings.backend_idle_timeout_sec,
         cancel_timeout_s=settings.backend_cancel_timeout_sec,
         unstoppable=dispatcher.health.is_unstoppable(backend_class.name),
-        account=_account(name, settings),
     )
     with dispatcher.protect(backend_class, settings.images_http_timeout_sec):
         result = await backend.draw(call, dispatcher.upstream, caller.stack)
@@ -85,12 +84,6 @@ def _choose_backend(dispatcher: Dispatcher, backend_class: BackendClass) -> tupl
             ],
         )
     return name, IMAGE_BACKENDS[name]
-
-
-def _account(name: ImagesBackend, settings: Settings) -> Account | None:
-    if name != "http_invokeai" or not settings.images_invokeai_user:
-        return None
-    return Account(settings.images_invokeai_user, settings.images_invokeai_password)
 
 
 def _choose_model(name: ImagesBackend, request: ImageRequest, dispatcher: Dispatcher) -> ModelChoice | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import trio
 
-from appliance.backends.base import Account, ImageBackend, ImageCall, ImageEdit, ImageResult, OnPreview
-from appliance.config.classes import BackendClass, HealthPaths, PayloadPolicy
+from appliance.backends.base import ImageBackend, ImageCall, ImageEdit, ImageResult, OnPreview
+from appliance.config.classes import BackendClass, HealthPaths, Login, PayloadPolicy
 from appliance.protocol.ids import new_id
 from appliance.protocol.images import ImageOptions
 from appliance.upstream.client import UpstreamClient
@@ -16,7 +16,9 @@ from appliance.upstream.client import UpstreamClient
 CLEANUP_S = 1000.0
 
 
-def backend_class(base_url: str = "http://127.0.0.1:1", *, images_max_bytes: int = 50_000_000) -> BackendClass:
+def backend_class(
+    base_url: str = "http://127.0.0.1:1", *, images_max_bytes: int = 50_000_000, login: Login | None = None
+) -> BackendClass:
     return BackendClass(
         name="gpu_heavy",
         base_url=base_url,
@@ -25,6 +27,7 @@ def backend_class(base_url: str = "http://127.0.0.1:1", *, images_max_bytes: int
         limits={"images": 2},
         health=HealthPaths("/healthz", "/readyz", exact=True),
         payload_policy=PayloadPolicy(images_max_bytes=images_max_bytes),
+        login=login,
     )
 
 
@@ -44,11 +47,11 @@ def image_call(
     unstoppable: bool = False,
     edit: ImageEdit | None = None,
     on_preview: OnPreview | None = None,
-    account: Account | None = None,
+    login: Login | None = None,
 ) -> ImageCall:
     return ImageCall(
         request_id=new_id("req"),
-        backend_class=backend_class(base_url, images_max_bytes=images_max_bytes),
+        backend_class=backend_class(base_url, images_max_bytes=images_max_bytes, login=login),
         prompt=prompt,
         n=n,
         width=size[0],
@@ -63,7 +66,6 @@ def image_call(
         unstoppable=unstoppable,
         edit=edit,
         on_preview=on_preview,
-        account=account,
     )
 
 

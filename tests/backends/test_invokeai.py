@@ -8,8 +8,9 @@ import trio
 from PIL import Image as Pillow
 from pydantic import SecretStr
 
-from appliance.backends.base import Account, ImageEdit
+from appliance.backends.base import ImageEdit
 from appliance.backends.invokeai import InvokeAIBackend
+from appliance.config.classes import Login
 from appliance.config.settings import Settings
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
 from appliance.protocol.images import Image
@@ -19,7 +20,7 @@ from tests.fakes.http import open_server
 from tests.fakes.invokeai import Behaviour, open_fake_invokeai
 from tests.fakes.pictures import png
 
-ME = Account("me@example.org", SecretStr("s3cret word"))
+ME = Login("me@example.org", SecretStr("s3cret word"))
 USERS = {"me@example.org": "s3cret word"}
 
 
@@ -201,11 +202,11 @@ async def test_a_picture_over_the_cap_is_502(loopback_clock, backend):
 async def test_a_server_with_users_is_logged_in_to_once(loopback_clock, backend):
     async with open_upstream(Settings()) as upstream, open_fake_invokeai(Behaviour(users=USERS)) as fake:
         for _ in range(2):
-            assert (await draw(backend, image_call(fake.base_url, account=ME), upstream)).images
+            assert (await draw(backend, image_call(fake.base_url, login=ME), upstream)).images
         assert fake.logins == 1
         assert {item.user for item in fake.items.values()} == {"me@example.org"}
         fake.tokens.clear()  # they expire
-        assert (await draw(backend, image_call(fake.base_url, account=ME), upstream)).images
+        assert (await draw(backend, image_call(fake.base_url, login=ME), upstream)).images
         assert fake.logins == 2
 
 
@@ -216,7 +217,7 @@ async def test_a_token_that_expires_while_a_picture_is_drawn_costs_one_more_logi
 
     async with open_upstream(Settings()) as upstream, open_fake_invokeai(Behaviour(users=USERS)) as fake:
         nursery.start_soon(expire, fake)
-        assert (await draw(backend, image_call(fake.base_url, account=ME), upstream)).images
+        assert (await draw(backend, image_call(fake.base_url, login=ME), upstream)).images
         assert fake.logins == 2
 
 
@@ -228,11 +229,11 @@ async def test_a_server_with_users_says_what_to_set_where_there_is_no_account(lo
 
 
 async def test_a_login_that_is_refused_is_502_and_tells_no_secret(loopback_clock, backend):
-    wrong = Account("me@example.org", SecretStr("other word"))
+    wrong = Login("me@example.org", SecretStr("other word"))
     async with open_upstream(Settings()) as upstream, open_fake_invokeai(Behaviour(users=USERS)) as fake:
         with pytest.raises(UpstreamFailed, match="answered 401 to the login of IMAGES_INVOKEAI_USER") as caught:
-            await draw(backend, image_call(fake.base_url, account=wrong), upstream)
-    told = str(caught.value.extra) + caught.value.message + repr(image_call(account=wrong))
+            await draw(backend, image_call(fake.base_url, login=wrong), upstream)
+    told = str(caught.value.extra) + caught.value.message + repr(image_call(login=wrong))
     assert caught.value.status == 502
     assert "other word" not in told
     assert "example.org" not in str(caught.value.extra) + caught.value.message
@@ -246,4 +247,4 @@ async def test_a_token_that_is_no_token_goes_into_no_header(loopback_clock, back
 
     async with open_upstream(Settings()) as upstream, open_server(handle) as server:
         with pytest.raises(UpstreamFailed, match="login without a token"):
-            await draw(backend, image_call(server.base_url, account=ME), upstream)
+            await draw(backend, image_call(server.base_url, login=ME), upstream)

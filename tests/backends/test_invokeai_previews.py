@@ -6,8 +6,8 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from appliance.backends.base import Account
 from appliance.backends.invokeai import InvokeAIBackend
+from appliance.config.classes import Login
 from appliance.config.settings import Settings
 from appliance.protocol.errors import UpstreamFailed
 from appliance.upstream.client import open_upstream
@@ -20,14 +20,16 @@ BACKEND = InvokeAIBackend()
 
 
 class Seen:
-    """The previews of one call, and when they came."""
+    """The previews of one call, how far it was then, and when that was."""
 
     def __init__(self):
         self.images = []
+        self.progress = []
         self.times = []
 
-    def __call__(self, image):
+    def __call__(self, image, progress):
         self.images.append(image)
+        self.progress.append(progress)
         self.times.append(trio.current_time())
 
 
@@ -44,6 +46,7 @@ async def test_each_step_is_seen_as_it_is_drawn(loopback_clock):
         call = image_call(fake.base_url, options={"steps": 3}, on_preview=seen)
         result = await draw(BACKEND, call, upstream)
     assert [image.type for image in seen.images] == ["jpeg"] * 3
+    assert seen.progress == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
     assert seen.times[1] - seen.times[0] == pytest.approx(1, abs=0.05)
     assert result.images[0].type == "png"
 
@@ -135,10 +138,10 @@ async def test_a_message_over_the_cap_ends_the_listening(nursery, loopback_clock
 
 
 async def test_a_server_with_users_is_shown_the_token(loopback_clock):
-    me = Account("me@example.org", SecretStr("word"))
+    me = Login("me@example.org", SecretStr("word"))
     seen = Seen()
     async with open_bench(users={"me@example.org": "word"}) as (upstream, fake):
-        call = image_call(fake.base_url, options={"steps": 3}, on_preview=seen, account=me)
+        call = image_call(fake.base_url, options={"steps": 3}, on_preview=seen, login=me)
         await draw(BACKEND, call, upstream)
     assert len(seen.images) == 3
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import trio
-from wsproto.events import TextMessage
 
 from tests.fakes.http import GONE, Changes, Request
 from tests.fakes.websocket import Peer
@@ -60,15 +59,8 @@ class Listeners:
                 self.peers.remove(peer)
 
     async def _hear(self, peer: Peer, is_allowed: Any) -> None:
-        while True:
-            data = await peer.stream.receive_some(65536)
-            if not data:
-                return
-            peer.protocol.receive_data(data)
-            for event in peer.protocol.events():
-                if not isinstance(event, TextMessage):
-                    return
-                await self._answer(peer, str(event.data), is_allowed)
+        async for frame in peer.messages():
+            await self._answer(peer, frame, is_allowed)
 
     async def _answer(self, peer: Peer, frame: str, is_allowed: Any) -> None:
         if frame == "3":

@@ -11,8 +11,9 @@ import trio
 from PIL import Image as Pillow
 from pydantic import SecretStr
 
-from appliance.backends.base import Account, ImageEdit
+from appliance.backends.base import ImageEdit
 from appliance.backends.invokeai import InvokeAIBackend
+from appliance.config.classes import Login
 from appliance.config.settings import Settings
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.protocol.images import Image
@@ -165,7 +166,9 @@ def _rest(model):
 async def test_previews_come_while_it_draws(running, backend):
     seen = []
     async with open_client() as upstream:
-        call = small(running, options={"steps": 6, "seed": 91}, on_preview=lambda image: seen.append(image.type))
+        call = small(
+            running, options={"steps": 6, "seed": 91}, on_preview=lambda image, _progress: seen.append(image.type)
+        )
         assert (await draw(backend, call, upstream)).images
     assert len(seen) >= 6
     assert set(seen) == {"jpeg"}
@@ -276,18 +279,18 @@ async def test_the_openai_sdk_draws_through_the_running_gateway(running, tmp_pat
 async def test_server_with_users_takes_the_login_of_a_plain_one(nursery, invokeai, tmp_path, backend):
     admin = {"email": "boss@example.org", "display_name": "boss", "password": "Correct-Horse-9"}
     plain = {"email": "gateway@example.org", "display_name": "gateway", "password": "Battery-Staple-8"}
-    account = Account(plain["email"], SecretStr(plain["password"]))
+    login = Login(plain["email"], SecretStr(plain["password"]))
     seen = []
     with open_invokeai(invokeai, tmp_path, multiuser=True) as running:
         running.ask_now("POST", "/v1/auth/setup", admin)
         token = running.ask_now("POST", "/v1/auth/login", admin)["token"]
         running.install(token=token)
         running.ask_now("POST", "/v1/auth/users", plain, token=token)
-        call = small(running, account=account, on_preview=seen.append)
+        call = small(running, login=login, on_preview=lambda *preview: seen.append(preview))
         async with open_client() as upstream:
             assert (await draw(backend, call, upstream)).images
             drawing = Drawing()
-            nursery.start_soon(drawing.run, backend, slow(running, account=account), upstream)
+            nursery.start_soon(drawing.run, backend, slow(running, login=login), upstream)
             status = partial(running.ask_now, "GET", f"{QUEUE}/status", token=token)
             while not status()["processor"]["is_processing"]:  # noqa: ASYNC110 - the server has no event
                 await trio.sleep(0.02)
@@ -296,8 +299,8 @@ async def test_server_with_users_takes_the_login_of_a_plain_one(nursery, invokea
                 await drawing.slot_back.wait()
             assert not status()["processor"]["is_processing"]
             with pytest.raises(UpstreamFailed, match="login of IMAGES_INVOKEAI_USER"):
-                wrong = Account(plain["email"], SecretStr("wrong"))
-                await draw(InvokeAIBackend(), small(running, account=wrong), upstream)
+                wrong = Login(plain["email"], SecretStr("wrong"))
+                await draw(InvokeAIBackend(), small(running, login=wrong), upstream)
             with pytest.raises(UpstreamFailed, match="set IMAGES_INVOKEAI_USER"):
                 await draw(InvokeAIBackend(), small(running), upstream)
         assert running.ask_now("GET", "/v1/images/?limit=5", token=token)["total"] == 0
