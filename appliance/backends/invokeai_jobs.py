@@ -21,7 +21,7 @@ from appliance.upstream.exchange import UpstreamAnswer
 from appliance.upstream.failures import parse_json_object
 
 POLL_S = 0.1  # an item costs the server 0.65 s of its own
-END_POLL_S = 0.05  # the slot is to be back within 100 ms of the worker's leaving
+END_POLL_S = 0.025  # the slot is to be back within 100 ms of the worker's leaving
 LOOK_TIMEOUT_S = 2.0  # one question about a job that nobody waits for; the server answers beside its drawing
 LOOKS_FOR_LOST = 10  # one second: the batch's bytes may still be on their way to the queue
 FULL_RETRY_S = 5.0
@@ -68,8 +68,9 @@ class Job:
             self._enqueueing = False
         said = self._api.object_in(answer)
         items = read_item_ids(said)
-        if items or said.get("enqueued") == 0:
-            self._enqueueing = False
+        if not items and said.get("enqueued") != 0:
+            raise unusable(self._call, "an enqueued batch without item_ids, which InvokeAI 6 gives")
+        self._enqueueing = False
         self._open.update(items)
         return items
 

@@ -127,6 +127,19 @@ async def test_a_full_queue_is_429_and_what_did_fit_is_taken_out_again(loopback_
     assert caught.value.type == "rate_limit_error"
 
 
+@pytest.mark.parametrize(
+    "said", [{}, {"enqueued": 1}, {"enqueued": 1, "item_ids": "x"}, {"enqueued": 1, "item_ids": ["x"]}]
+)
+async def test_a_batch_without_ids_is_502_and_cancelled_by_its_destination(loopback_clock, backend, said):
+    async with open_upstream(Settings()) as upstream, open_fake_invokeai(Behaviour(step_s=1)) as fake:
+        fake.instead_of_enqueued = said
+        with pytest.raises(UpstreamFailed, match="without item_ids") as caught:
+            await draw(backend, image_call(fake.base_url), upstream)
+        assert [item.status for item in fake.items.values()] == ["canceled"]
+        assert fake.is_idle
+    assert caught.value.status == 502
+
+
 async def test_a_failure_tells_the_class_of_its_error_and_no_more(loopback_clock, backend):
     async with (
         open_upstream(Settings()) as upstream,

@@ -79,6 +79,7 @@ async def _queue(fake: FakeInvokeAI, request: Request, path: str) -> None:
         wanted = parse_qs(urlsplit(request.target).query)["destination"][0]
         mine = [each for each in fake.items.values() if each.destination == wanted and each.status not in TERMINAL]
         fake.cancels.append((trio.current_time(), wanted))
+        fake.changes.notify()
         for each in mine:
             fake.cancel(each)
         await request.respond_json(200, {"canceled": len(mine)})
@@ -119,7 +120,7 @@ async def _enqueue(fake: FakeInvokeAI, request: Request) -> None:
 
     fake.server.nursery.start_soon(enqueue)
     await answered.wait()
-    await request.respond_json(200, answer)
+    await request.respond_json(200, answer if fake.instead_of_enqueued is None else fake.instead_of_enqueued)
 
 
 async def _images(fake: FakeInvokeAI, request: Request, path: str) -> None:

@@ -48,6 +48,7 @@ class FakeInvokeAI:
     uploaded: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     instead_of_session: dict[str, Any] | None = None
+    instead_of_enqueued: dict[str, Any] | None = None
     instead_of_status: bytes | None = None
     models: list[dict[str, Any]] = field(default_factory=model_records)
     listeners: Listeners = field(default_factory=Listeners)
