@@ -10,18 +10,22 @@ from appliance.config.classes import (
     BackendClass,
     Backends,
     Capability,
-    Login,
     Provider,
     default_health,
     without_version,
 )
 from appliance.config.errors import Findings
+from appliance.config.logins import add_logins
 from appliance.config.models import add_mock_class, name_models
 from appliance.config.reading import Given
 from appliance.config.settings import ImagesBackend, Settings
 from appliance.config.values import is_loopback
 
-_PROVIDERS: Mapping[ImagesBackend, Provider] = {"http_a1111": "a1111", "http_openai_images": "openai_images"}
+_PROVIDERS: Mapping[ImagesBackend, Provider] = {
+    "http_a1111": "a1111",
+    "http_openai_images": "openai_images",
+    "http_invokeai": "invokeai",
+}
 _IMAGES_DEFAULT_PORT = 7860
 _IMAGES_FIELDS = ("images_backend", "images_backend_class", "images_http_base_url")
 
@@ -39,7 +43,7 @@ def resolve_backends(given: Given, variables: Mapping[str, str], findings: Findi
     classes = dict(backends.classes)
     _apply_images(given, classes, findings)
     add_mock_class(given, classes, findings)
-    _log_in(given, classes, findings)
+    add_logins(given, classes, findings)
     name_models(given.settings, classes, backends.legacy_mapping)
     for backend_class in classes.values():
         check_no_loop(given, backend_class, findings)
@@ -130,23 +134,6 @@ def _images_base_url(given: Given, current: BackendClass, findings: Findings) ->
             f"counts, not the base_url of class {current.name}: write it in one place",
         )
     return url
-
-
-def _log_in(given: Given, classes: dict[str, BackendClass], findings: Findings) -> None:
-    """IMAGES_A1111_USER and _PASSWORD go to every class of provider a1111: a base_url holds no password."""
-    user, password = given.settings.images_a1111_user, given.settings.images_a1111_password
-    if not user and not password.get_secret_value():
-        return
-    if not user or not password.get_secret_value():
-        missing = "images_a1111_password" if user else "images_a1111_user"
-        findings.refuse(missing.upper(), "is missing: user and password are set together, or neither")
-        return
-    if ":" in user:
-        findings.refuse(given.where("images_a1111_user"), "holds a colon, which HTTP Basic cannot send")
-        return
-    for name, one in classes.items():
-        if one.provider == "a1111":
-            classes[name] = replace(one, login=Login(user, password))
 
 
 def _warn_of_unused_urls(given: Given, findings: Findings) -> None:

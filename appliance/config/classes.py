@@ -44,7 +44,7 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who we are to a backend that asks: HTTP Basic."""
+    """Who we are to a backend that asks: in HTTP Basic, or in the log-in of its own that it has."""
 
     user: str
     password: SecretStr
@@ -56,7 +56,7 @@ class BackendClass:
 
     `base_url`: without a slash at its end and, for OpenAI-style providers, without the `/v1` that paths begin with.
     Empty: known by name, not configured. `responses`: whether /v1/responses is the backend's own, or made of chat.
-    `login`: sent with every request to it. `script`: what a class of provider mock_chat says; None: the builtin script.
+    `login`: shown to it, where it asks or with every request. `script`: what a class of provider mock_chat says; None: the builtin script.
     """
 
     name: str

@@ -21,6 +21,7 @@ _SECRET_NAMES = (
     "GATEWAY_BEARER_TOKENS",
     "GATEWAY_TOKEN_POLICIES_JSON",
     "IMAGES_A1111_PASSWORD",
+    "IMAGES_INVOKEAI_PASSWORD",
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Only names that begin like ours are looked at: other programs and later features have theirs.

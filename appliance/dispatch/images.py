@@ -16,7 +16,11 @@ from appliance.protocol.images import ImageRequest, ResponseFormat
 STORE_S = 30.0  # a disk that takes longer for four pictures is broken
 MOCK: ImagesBackend = "mock"
 
-_BACKEND_OF: Mapping[Provider, ImagesBackend] = {"a1111": "http_a1111", "openai_images": "http_openai_images"}
+_BACKEND_OF: Mapping[Provider, ImagesBackend] = {
+    "a1111": "http_a1111",
+    "openai_images": "http_openai_images",
+    "invokeai": "http_invokeai",
+}
 
 
 @dataclass(frozen=True, slots=True)
