@@ -17,9 +17,9 @@ from appliance.protocol.magic import MIME
 from appliance.protocol.sse import PING
 from appliance.protocol.streams import error_event
 from appliance.server.exchange import Answer, Request, SendPiece, json_answer
-from appliance.server.routing_headers import routing_headers
 from appliance.server.previews import Previews
 from appliance.server.relay import PING_INTERVAL_S, SSE_HEADERS, SSE_TYPE
+from appliance.server.routing_headers import routing_headers
 from appliance.server.visit import Visit
 
 IMAGES_PATH = "/ui/images/"
