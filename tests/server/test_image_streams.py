@@ -203,3 +203,16 @@ async def test_a_class_that_forbids_base64_streams_nothing(tmp_path: Path) -> No
     async with open_house(tmp_path, BACKENDS_CONFIG_PATH=str(tmp_path / "backends.yaml")) as house:
         refused = await house.draw(stream=True)
     assert (refused.status, refused.json()["error"]["code"]) == (400, "payload_policy_violation")
+
+
+async def test_a_stopping_gateway_tells_a_stream_as_its_last_event(
+    tmp_path: Path, backend: GatedBackend, drawing: dict[str, str], nursery: trio.Nursery
+) -> None:
+    async with open_house(tmp_path, **drawing) as house, stream(nursery, house, partial_images=1) as exchange:
+        await exchange.started()
+        await trio.testing.wait_all_tasks_blocked()
+        house.site.stop_visits()
+        (event,) = read(await exchange.body())
+        await exchange.finished()
+        assert (house.inflight(), backend.settled) == (0, 1)
+    assert event["error"]["code"] == "shutting_down"
