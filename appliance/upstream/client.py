@@ -27,6 +27,7 @@ from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
 from appliance.upstream.stream import UpstreamStream, open_stream
 from appliance.upstream.stream_connect import Connect, connect
 from appliance.upstream.tls import tls_context
+from appliance.upstream.websocket import WebSocket, WebSocketCall, open_websocket
 
 __all__ = ["Observe", "UpstreamAnswer", "UpstreamCall", "UpstreamClient", "UpstreamStream", "open_upstream"]
 
@@ -139,6 +140,10 @@ class UpstreamClient:
         Raises what `exchange` raises, on entering and on receiving. Leaving closes the connection at once.
         """
         return open_stream(call, self._connect, connect_s=self._connect_s, observe=self._observe)
+
+    def open_websocket(self, call: WebSocketCall) -> AbstractAsyncContextManager[WebSocket]:
+        """Connect and shake hands; leaving closes. Raises UpstreamFailed, UpstreamTimeout."""
+        return open_websocket(call, self._connect, connect_s=self._connect_s)
 
     async def _exchange(self, call: UpstreamCall, deadlines: Deadlines, line: _Line) -> UpstreamAnswer:
         started = trio.current_time()

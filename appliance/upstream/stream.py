@@ -14,9 +14,9 @@ import trio
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.deadlines import Deadlines, Phase, timeout_error
 from appliance.upstream.exchange import UpstreamCall
-from appliance.upstream.stream_connect import Connect
+from appliance.upstream.stream_connect import Connect, dial
 from appliance.upstream.wire import CUT_SHORT, ResponseHead, ResponseReader
-from appliance.upstream.wire_request import Address, BadAddress, parse_address, request_head
+from appliance.upstream.wire_request import BadAddress, parse_address, request_head
 
 RECEIVE_BYTES = 64 * 1024
 
@@ -173,7 +173,7 @@ async def _open(call: UpstreamCall, connect: Connect, connect_s: float) -> Upstr
     started = trio.current_time()
     with Deadlines(call.total_s) as deadlines:
         deadlines.enter_phase("connect", connect_s)
-        stream = UpstreamStream(await _dial(call, connect, address), call, started=started)
+        stream = UpstreamStream(await dial(call.backend_class, connect, address), call, started=started)
         try:
             deadlines.enter_phase("first byte", call.first_byte_s)
             call.on_connected()
@@ -184,15 +184,3 @@ async def _open(call: UpstreamCall, connect: Connect, connect_s: float) -> Upstr
         stream.latency_s = trio.current_time() - started
         return stream
     raise deadlines.error(call.backend_class)
-
-
-async def _dial(call: UpstreamCall, connect: Connect, address: Address) -> trio.abc.Stream:
-    try:
-        return await connect(address)
-    except trio.BrokenResourceError:
-        words = "failed the TLS handshake"
-    except OSError:
-        words = "cannot be reached"
-    except UnicodeError:  # a host that IDNA cannot spell
-        words = "has an address that is not a URL"
-    raise UpstreamFailed(f"{call.backend_class} {words}.", upstream=call.backend_class)

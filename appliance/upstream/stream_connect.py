@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from appliance.protocol.errors import UpstreamFailed
 from appliance.upstream.wire_request import Address
 
 Connect = Callable[[Address], Awaitable[trio.abc.Stream]]
@@ -30,6 +31,19 @@ async def secure(stream: trio.abc.Stream, tls: ssl.SSLContext, *, name: str) -> 
         await trio.aclose_forcefully(stream)
         raise
     return secured
+
+
+async def dial(backend_class: str, connect: Connect, address: Address) -> trio.abc.Stream:
+    """Connect to a backend class. Raises UpstreamFailed in words for a client."""
+    try:
+        return await connect(address)
+    except trio.BrokenResourceError:
+        words = "failed the TLS handshake"
+    except OSError:
+        words = "cannot be reached"
+    except UnicodeError:  # a host that IDNA cannot spell
+        words = "has an address that is not a URL"
+    raise UpstreamFailed(f"{backend_class} {words}.", upstream=backend_class)
 
 
 async def connect_tcp(host: str, port: int) -> trio.SocketStream:
