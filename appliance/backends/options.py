@@ -10,6 +10,8 @@ STEPS = ("steps", "num_inference_steps")
 GUIDANCE = ("guidance", "guidance_scale", "cfg_scale")
 NEGATIVE = ("negative_prompt", "negative")
 
+_HARMLESS_EXTRAS = frozenset({"user"})
+
 
 def chosen(options: ImageOptions, names: tuple[str, ...]) -> Any:
     """The one value given under any of these names, None for none. Raises InvalidRequest for two that differ."""
@@ -27,6 +29,17 @@ def chosen(options: ImageOptions, names: tuple[str, ...]) -> Any:
 def present(extra: Mapping[str, Any]) -> dict[str, Any]:
     """Extra fields without the null and the blank: web forms send every field they have."""
     return {key: value for key, value in extra.items() if value is not None and not _is_blank(value)}
+
+
+def refuse_unknown(extra: Mapping[str, Any]) -> None:
+    """For servers that would run what they like: raises InvalidRequest for any extra field but the harmless."""
+    for name in present(extra):
+        if name not in _HARMLESS_EXTRAS:
+            raise InvalidRequest(
+                f"{name} cannot be honoured by this image server: leave it out.",
+                param=name,
+                code="unsupported_parameter",
+            )
 
 
 def _is_blank(value: object) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from appliance.config.comfyui_workflow import Workflows
 from appliance.config.mock_script import MockScript
 
 Capability = Literal["chat", "embeddings", "rerank", "images", "tts", "stt"]
@@ -46,7 +47,8 @@ class BackendClass:
 
     `base_url`: without a slash at its end and, for OpenAI-style providers, without the `/v1` that paths begin with.
     Empty: known by name, not configured. `responses`: whether /v1/responses is the backend's own, or made of chat.
-    `script`: what a class of provider mock_chat says; None: the builtin script.
+    `script`: what a class of provider mock_chat says; None: the builtin script. `workflows`: what a class of provider
+    comfyui draws with instead of the shipped graphs.
     """
 
     name: str
@@ -62,6 +64,7 @@ class BackendClass:
     models: Models = field(default_factory=Models)
     responses: Responses = "translated"
     script: MockScript | None = None
+    workflows: Workflows = field(default_factory=Workflows)
 
     @property
     def configured(self) -> bool:

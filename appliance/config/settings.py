@@ -17,7 +17,7 @@ from appliance.config.values import (
     parse_paths,
 )
 
-ImagesBackend = Literal["mock", "http_a1111", "http_openai_images"]
+ImagesBackend = Literal["mock", "http_a1111", "http_comfyui", "http_openai_images"]
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any free one, said in the ready line
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -123,13 +123,18 @@ class Settings(BaseModel):
     )
 
     # Images
-    images_backend: ImagesBackend = Field("mock", description="What draws: mock, http_a1111, http_openai_images.")
+    images_backend: ImagesBackend = Field(
+        "mock", description="What draws: mock, http_a1111, http_comfyui, http_openai_images."
+    )
     images_backend_class: str = Field("gpu_heavy", description="The class whose slots pictures take.")
     images_http_base_url: BaseUrl = Field(
         "http://127.0.0.1:7860", description="The image server, unless the class names one."
     )
     images_http_timeout_sec: Seconds = Field(120, description="A picture must be drawn within this.")
     images_a1111_steps: Annotated[int, Field(ge=1, le=200)] = Field(20, description="Steps where a request names none.")
+    images_comfyui_workflow: Path | None = Field(
+        None, description="ComfyUI workflows of your own (JSON, docs/comfyui.md); none: the shipped ones."
+    )
     images_openai_model: str = Field(
         "auto", description="Model sent where a request names none; auto: chosen by prompt."
     )

@@ -15,7 +15,11 @@ from appliance.protocol.images import ImageRequest, ResponseFormat
 
 MOCK: ImagesBackend = "mock"
 
-_BACKEND_OF: Mapping[Provider, ImagesBackend] = {"a1111": "http_a1111", "openai_images": "http_openai_images"}
+_BACKEND_OF: Mapping[Provider, ImagesBackend] = {
+    "a1111": "http_a1111",
+    "comfyui": "http_comfyui",
+    "openai_images": "http_openai_images",
+}
 
 
 @dataclass(frozen=True, slots=True)

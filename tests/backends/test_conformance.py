@@ -14,7 +14,9 @@ from appliance.protocol.errors import GatewayError, InvalidRequest, UpstreamFail
 from appliance.protocol.magic import sniff_image
 from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
+from tests.fakes import comfyui
 from tests.fakes.a1111 import Behaviour, open_fake_a1111
+from tests.fakes.comfyui import open_fake_comfyui
 from tests.fakes.http import open_server
 from tests.fakes.openai_images import open_fake_openai_images
 
@@ -55,7 +57,15 @@ def a_slow_openai_server():
     return open_fake_openai_images(drawing_s=10)
 
 
-FAKES = {"http_a1111": a_slow_a1111, "http_openai_images": a_slow_openai_server}
+def a_slow_comfyui():
+    return open_fake_comfyui(comfyui.Behaviour(step_s=0.5))
+
+
+FAKES = {
+    "http_a1111": a_slow_a1111,
+    "http_comfyui": a_slow_comfyui,
+    "http_openai_images": a_slow_openai_server,
+}
 REMOTE = sorted(FAKES)
 
 
