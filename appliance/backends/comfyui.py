@@ -5,7 +5,7 @@ What a request's fields become: `comfyui_values`. The graphs: `comfyui_graphs`, 
 
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ from appliance.upstream.websocket import WebSocket
 _DEFAULT_STRENGTH = 0.75  # A1111's, for a picture without a mask
 _DISTILLED_GUIDANCE = 1.0  # ComfyUI's word for none
 _SEED_BITS = 53  # what JSON carries everywhere
-_TOLD_AS = {"negative": "negative_prompt", "cfg": "cfg_scale"}
+_TOLD_AS = {"batch": "n", "negative": "negative_prompt", "cfg": "cfg_scale"}
 _TOLD: tuple[InputName, ...] = (
     "width", "height", "batch", "steps", "cfg", "negative", "sampler", "scheduler", "seed", "strength",
 )  # fmt: skip
@@ -74,12 +74,10 @@ class ComfyUIBackend:
         values = dict(asked)
         values.setdefault("seed", self.new_seed())
         if own is None:
-            workflow = _shipped(call, values, await server.checkpoints())
+            workflow, values = _shipped(call, values, await server.checkpoints())
         else:
             workflow = own
-            if call.edit is not None and call.edit.mask is not None:
-                values["mask"] = ""  # its name comes with the upload; whether there is a place for it is known now
-            check_places(workflow, {name: value for name, value in values.items() if name in asked or name == "mask"})
+            check_places(workflow, call, asked)
             await _check_nodes(server, workflow)
         values |= await _upload(server, self.new_id)
         model = values.get("model")
@@ -92,20 +90,21 @@ class ComfyUIBackend:
         )
 
 
-def _shipped(call: ImageCall, values: dict[InputName, Value], checkpoints: list[str]) -> Workflow:
-    """The shipped graph for this call; fills in the values that a request may leave open."""
+def _shipped(
+    call: ImageCall, values: Mapping[InputName, Value], checkpoints: list[str]
+) -> tuple[Workflow, dict[InputName, Value]]:
+    """The shipped graph for this call, and its values with those that the request left open."""
     checkpoint = _choose_checkpoint(call, checkpoints)
-    values["model"] = checkpoint
-    values.setdefault("steps", call.default_steps)
-    if is_distilled(checkpoint):
-        values.setdefault("cfg", _DISTILLED_GUIDANCE)
     start: Start = "generate"
+    left_open: dict[InputName, Value] = {"steps": call.default_steps}
+    if is_distilled(checkpoint):
+        left_open["cfg"] = _DISTILLED_GUIDANCE
     if call.edit is not None and call.edit.mask is None:
         start = "img2img"
-        values.setdefault("strength", _DEFAULT_STRENGTH)
+        left_open["strength"] = _DEFAULT_STRENGTH
     elif call.edit is not None:
         start = "inpaint" if values.get("strength", 1.0) == 1.0 else "repaint"
-    return shipped(family_of(checkpoint), start)
+    return shipped(family_of(checkpoint), start), {**left_open, **values, "model": checkpoint}
 
 
 def _choose_checkpoint(call: ImageCall, checkpoints: list[str]) -> str:
@@ -195,7 +194,7 @@ async def _fetch(server: Server, files: list[dict[str, str]]) -> tuple[Image, ..
 def _told(plan: _Plan) -> dict[str, Any]:
     """The values as they were sent, under the names that clients use; a link between nodes is no value."""
     told = {}
-    for name in _TOLD:
+    for name in _TOLD if "image" in plan.workflow.inputs else _TOLD[:-1]:
         targets = plan.workflow.inputs.get(name, ())
         value = plan.graph[targets[0].node]["inputs"][targets[0].input] if targets else None
         if isinstance(value, int | float | str):

@@ -92,16 +92,17 @@ def asked_values(call: ImageCall) -> dict[InputName, Value]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def check_places(workflow: Workflow, values: Mapping[InputName, Value]) -> None:
+def check_places(workflow: Workflow, call: ImageCall, asked: Mapping[InputName, Value]) -> None:
     """Raises InvalidRequest for what was asked for and would be dropped in silence."""
+    wanted = {*asked, "mask"} if call.edit is not None and call.edit.mask is not None else set(asked)
     for name, option in _REFUSED_WITHOUT.items():
-        if name in values and name not in workflow.inputs:
+        if name in wanted and name not in workflow.inputs:
             raise InvalidRequest(
                 f"{option} cannot be honoured: the workflow behind this gateway has no input for it, leave it out.",
                 param=option,
                 code="unsupported_parameter",
             )
-    if values.get("batch", 1) != 1 and "batch" not in workflow.inputs:
+    if call.n != 1 and "batch" not in workflow.inputs:
         raise InvalidRequest(
             "n must be 1: the workflow behind this gateway draws one picture at a time.",
             param="n",
