@@ -35,7 +35,7 @@ def refusal(answer: UpstreamAnswer, call: ImageCall, workflow: Workflow, asked: 
     error = said.get("error")
     if not isinstance(error, dict) or "type" not in error:
         return failure_from_answer(answer, upstream=name)
-    words = " ".join(_plain(error.get(field)) for field in ("message", "details") if error.get(field))
+    words = ": ".join(_plain(error.get(field)) for field in ("message", "details") if error.get(field))
     return _workflow_trouble(call, words)
 
 

@@ -157,7 +157,7 @@ def _existing(graph: Mapping[str, Any], spelled: tuple[str, ...]) -> list[Target
 
 def fill(workflow: Workflow, values: Mapping[InputName, Value]) -> dict[str, Any]:
     """A graph of its own with these values in it; a value that the workflow has no place for is left out."""
-    graph: dict[str, Any] = copy.deepcopy(dict(workflow.graph))
+    graph: dict[str, Any] = {node: copy.deepcopy(content) for node, content in workflow.graph.items()}
     for name, value in values.items():
         for target in workflow.inputs.get(name, ()):
             graph[target.node]["inputs"][target.input] = value

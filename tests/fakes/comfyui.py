@@ -28,16 +28,19 @@ class Behaviour:
 
     `registering_s`: from the whole request to its place in the queue; `starting_s`: from there to the reset of the
     interrupt flag; `encode_s`: a node that looks at no flag. `previews`: --preview-method. `sockets` False: a proxy that
-    knows no WebSockets. `fail_with`: what drawing raises. `outputs` False: nothing comes of a success.
+    knows no WebSockets. `fail_with`: what drawing raises. `outputs` False: nothing comes of a success. `metadata` False:
+    an older server, whose previews say not whose they are.
     """
 
     step_s: float = 0.1
     encode_s: float = 0.0
+    view_s: float = 0.0
     registering_s: float = 0.0
     starting_s: float = 0.0
     previews: bool = False
     sockets: bool = True
     outputs: bool = True
+    metadata: bool = True
     fail_with: str | None = None
     checkpoints: tuple[str, ...] = CHECKPOINTS
 
@@ -76,7 +79,10 @@ class _Interrupted(Exception):
 
 @dataclass
 class FakeComfyUI:
-    """`graphs`: what was submitted, in order. `is_idle`: nothing runs, nothing waits. `uploads`: bytes by name."""
+    """`graphs`: what was submitted, in order. `is_idle`: nothing runs, nothing waits. `uploads`: bytes by name.
+
+    `deaf`: nothing is told on any socket any more.
+    """
 
     server: Server
     behaviour: Behaviour
@@ -90,6 +96,8 @@ class FakeComfyUI:
     sockets: dict[str, Peer] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
     requests: list[str] = field(default_factory=list)
+    viewed: list[str] = field(default_factory=list)
+    deaf: bool = False
     _interrupt: bool = False
     _number: int = 0
     _flags: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -264,7 +272,7 @@ class FakeComfyUI:
     async def _listen(self, peer: Peer, client_id: str) -> None:
         async for message in peer.messages():
             told = json.loads(message)
-            if told.get("type") == "feature_flags":
+            if told.get("type") == "feature_flags" and self.behaviour.metadata:
                 self._flags[client_id] = told["data"]
                 flags = {"supports_preview_metadata": True, "max_upload_size": 104857600}
                 await peer.send(json.dumps({"type": "feature_flags", "data": flags}))
@@ -298,7 +306,7 @@ class FakeComfyUI:
 
     async def _send_to(self, client_ids: list[str], message: str | bytes) -> None:
         for client_id in client_ids:
-            if client_id in self.sockets:
+            if client_id in self.sockets and not self.deaf:
                 with suppress(*GONE):
                     await self.sockets[client_id].send(message)
 
@@ -377,7 +385,11 @@ async def _handle_post(fake: FakeComfyUI, request: Request, path: str) -> None:
 
 async def _view(fake: FakeComfyUI, request: Request) -> None:
     asked = {key: values[0] for key, values in parse_qs(urlsplit(request.target).query).items()}
-    found = fake.files.get(f"{asked.get('type')}/{asked.get('filename')}")
+    name = f"{asked.get('type')}/{asked.get('filename')}"
+    fake.viewed.append(name)
+    fake.changes.notify()
+    await trio.sleep(fake.behaviour.view_s)
+    found = fake.files.get(name)
     if found is None:
         await request.respond(404, b"")
     else:

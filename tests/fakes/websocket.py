@@ -80,7 +80,7 @@ class Peer:
     async def _hear_some(self) -> bool:
         try:
             data = await self.stream.receive_some(65536)
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False
         if data:
             self.protocol.receive_data(data)
