@@ -142,10 +142,11 @@ class Job:
 
     async def _look(self) -> Look:
         """Whatever goes wrong is an answer too."""
+        connected = trio.Event()
         try:
-            return await self._server.place_of(self.prompt_id)
-        except UpstreamFailed as error:
-            return "unclear" if "status" in error.extra else "unreachable"
+            return await self._server.place_of(self.prompt_id, on_connected=connected.set)
+        except UpstreamFailed:
+            return "unclear" if connected.is_set() else "unreachable"
         except UpstreamTimeout:
             return "unclear"
 

@@ -85,9 +85,10 @@ class Server:
             "POST", "/prompt", headers=_JSON, body=data, first_byte_s=total_s, total_s=total_s, on_connected=on_sent
         )
 
-    async def place_of(self, prompt_id: str) -> Place:
+    async def place_of(self, prompt_id: str, *, on_connected: Callable[[], None] = _ignore) -> Place:
         """Where a job is in the queue."""
-        said = parse_json_object(await self._get("/queue", first_byte_s=LOOK_TIMEOUT_S), upstream=self.name)
+        body = await self._get("/queue", first_byte_s=LOOK_TIMEOUT_S, on_connected=on_connected)
+        said = parse_json_object(body, upstream=self.name)
         if _holds(said.get("queue_running"), prompt_id):
             return "running"
         return "pending" if _holds(said.get("queue_pending"), prompt_id) else "absent"

@@ -340,6 +340,7 @@ async def open_fake_comfyui(behaviour: Behaviour | None = None, *, port: int = 0
 async def _handle(fake: FakeComfyUI, request: Request) -> None:
     path = request.path.removeprefix("/api")
     fake.requests.append(f"{request.method} {path}")
+    fake.changes.notify()
     _, first, _, rest = (path + "///").split("/", 3)
     rest = rest.rstrip("/")
     if request.method == "POST":
