@@ -178,8 +178,7 @@ async def _submit(job: Job, plan: _Plan, call: ImageCall, client_id: str) -> Non
     trouble = node_trouble(said.get("node_errors"), call, plan.workflow, plan.asked)
     if trouble is not None:
         raise trouble
-    if said.get("prompt_id") != job.prompt_id:
-        raise unusable(call, "another job's id than the one it was given")
+    job.check_id(said.get("prompt_id"))
 
 
 async def _fetch(server: Server, files: list[dict[str, str]]) -> tuple[Image, ...]:

@@ -59,6 +59,15 @@ class Job:
         self.over = 400 <= answer.status < 500
         return answer
 
+    def check_id(self, told: object) -> None:
+        """Raises UpstreamFailed for a server that names jobs itself; its job is the one to be ended then."""
+        if told == self.prompt_id:
+            return
+        if isinstance(told, str):
+            self.prompt_id = told
+        name = self._server.name
+        raise UpstreamFailed(f"{name} takes no id for a job: use ComfyUI of September 2025 or later.", upstream=name)
+
     async def finish(self, websocket: WebSocket | None) -> dict[str, Any]:
         """Wait for the end, and give what the history says of it. A lost socket is replaced by looking.
 

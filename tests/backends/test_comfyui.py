@@ -420,6 +420,11 @@ def _control(fake, path, body):
     )
 
 
+async def test_server_that_names_jobs_itself_is_too_old_and_its_job_is_ended(loopback_clock):
+    with pytest.raises(UpstreamFailed, match="takes no id for a job: use ComfyUI of September 2025 or later"):
+        await drawn(Behaviour(takes_ids=False, step_s=1))
+
+
 # Watching
 
 

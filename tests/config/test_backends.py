@@ -28,7 +28,11 @@ def test_without_a_file_there_are_three_classes_and_none_is_required(load: Load)
 
 @pytest.mark.parametrize(
     ("backend", "provider", "probe"),
-    [("http_a1111", "a1111", "/sdapi/v1/samplers"), ("http_openai_images", "openai_images", "/v1/models")],
+    [
+        ("http_a1111", "a1111", "/sdapi/v1/samplers"),
+        ("http_comfyui", "comfyui", "/system_stats"),
+        ("http_openai_images", "openai_images", "/v1/models"),
+    ],
 )
 def test_without_a_file_images_settings_make_the_class(load: Load, backend: str, provider: str, probe: str) -> None:
     configuration = load(IMAGES_BACKEND=backend)

@@ -29,7 +29,7 @@ class Behaviour:
     `registering_s`: from the whole request to its place in the queue; `starting_s`: from there to the reset of the
     interrupt flag; `encode_s`: a node that looks at no flag. `previews`: --preview-method. `sockets` False: a proxy that
     knows no WebSockets. `fail_with`: what drawing raises. `outputs` False: nothing comes of a success. `metadata` False:
-    an older server, whose previews say not whose they are.
+    an older server, whose previews say not whose they are. `takes_ids` False: an older one still.
     """
 
     step_s: float = 0.1
@@ -41,6 +41,7 @@ class Behaviour:
     sockets: bool = True
     outputs: bool = True
     metadata: bool = True
+    takes_ids: bool = True
     fail_with: str | None = None
     checkpoints: tuple[str, ...] = CHECKPOINTS
 
@@ -223,7 +224,8 @@ class FakeComfyUI:
         extra = dict(asked.get("extra_data", {}))
         if "client_id" in asked:
             extra["client_id"] = asked["client_id"]
-        job = _Job(str(asked["prompt_id"]), self._number, asked["prompt"], extra)
+        prompt_id = str(asked["prompt_id"]) if self.behaviour.takes_ids else f"own-{self._number}"
+        job = _Job(prompt_id, self._number, asked["prompt"], extra)
         self._number += 1
         self.graphs.append(asked["prompt"])
         self.pending.append(job)
