@@ -138,7 +138,7 @@ class FakeComfyUI:
             await self._tell_queue()
             await trio.sleep(self.behaviour.starting_s)
             self._interrupt = False
-            messages = [["execution_start", {"prompt_id": job.prompt_id}]]
+            messages = [["execution_start", _stamped(job)]]
             outputs = await self._execute(job, messages)
             self.running = None
             if self.is_idle:
@@ -154,13 +154,13 @@ class FakeComfyUI:
             await self._tell(job, "executing", {"node": None, "prompt_id": job.prompt_id})
 
     async def _execute(self, job: _Job, messages: list[Any]) -> dict[str, Any]:
-        about = {"prompt_id": job.prompt_id, "node_id": "sampler", "node_type": "KSampler", "executed": []}
+        about = _stamped(job, node_id="sampler", node_type="KSampler", executed=[])
         await self._tell(job, *messages[0])
         try:
             await self._sample(job)
             outputs = self._save(job)
             self.counts.finished += 1
-            messages.append(["execution_success", {"prompt_id": job.prompt_id}])
+            messages.append(["execution_success", _stamped(job)])
         except _Interrupted:
             self.counts.interrupted += 1
             outputs = {}
@@ -311,6 +311,10 @@ class FakeComfyUI:
             if client_id in self.sockets and not self.deaf:
                 with suppress(*GONE):
                     await self.sockets[client_id].send(message)
+
+
+def _stamped(job: _Job, **more: Any) -> dict[str, Any]:
+    return {"prompt_id": job.prompt_id, **more, "timestamp": int(trio.current_time() * 1000)}
 
 
 def jpeg() -> bytes:

@@ -257,7 +257,7 @@ async def probe(upstream, base_url):
         kind = answer.content_type.partition(";")[0]
         found[name] = (
             answer.status,
-            shape(json.loads(answer.body)) if kind == "application/json" else answer.body[:20],
+            shape(json.loads(answer.body)) if kind == "application/json" and answer.body else answer.body[:20],
         )
     call = WebSocketCall("test", base_url + "/ws?clientId=prober", 5, 1 << 20)
     async with upstream.open_websocket(call) as websocket:
