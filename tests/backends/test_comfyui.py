@@ -21,7 +21,8 @@ from appliance.protocol.images import Image
 from appliance.upstream.client import open_upstream
 from appliance.upstream.exchange import UpstreamCall
 from tests.backends.calls import Drawing, draw, image_call
-from tests.fakes.comfyui import Behaviour, jpeg, open_fake_comfyui
+from tests.fakes.comfyui import Behaviour, jpeg
+from tests.fakes.comfyui_routes import open_fake_comfyui
 from tests.fakes.http import open_server
 from tests.fakes.pictures import png
 

@@ -12,7 +12,8 @@ from appliance.protocol.errors import UpstreamFailed
 from appliance.upstream.client import open_upstream
 from appliance.upstream.exchange import UpstreamCall
 from tests.backends.calls import Drawing, draw, image_call
-from tests.fakes.comfyui import Behaviour, open_fake_comfyui
+from tests.fakes.comfyui import Behaviour
+from tests.fakes.comfyui_routes import open_fake_comfyui
 
 BACKEND = ComfyUIBackend()
 SLOT_BACK_S = 0.1  # issue 6: from the backend being idle

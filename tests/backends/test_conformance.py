@@ -16,7 +16,7 @@ from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes import comfyui
 from tests.fakes.a1111 import Behaviour, open_fake_a1111
-from tests.fakes.comfyui import open_fake_comfyui
+from tests.fakes.comfyui_routes import open_fake_comfyui
 from tests.fakes.http import open_server
 from tests.fakes.openai_images import open_fake_openai_images
 

@@ -19,7 +19,8 @@ from appliance.upstream.client import open_upstream
 from appliance.upstream.exchange import UpstreamCall
 from appliance.upstream.websocket import WebSocketCall
 from tests.backends.calls import Drawing, draw, image_call
-from tests.fakes.comfyui import Behaviour, open_fake_comfyui
+from tests.fakes.comfyui import Behaviour
+from tests.fakes.comfyui_routes import open_fake_comfyui
 from tests.real.comfyui import CannotInstall, ensure_comfyui, open_comfyui
 
 pytestmark = pytest.mark.real
