@@ -25,10 +25,11 @@ Heard = Literal["ended", "quiet", "lost"]
 
 POLL_S = 0.25  # without a socket: the look costs the server a millisecond
 LISTEN_S = 5.0  # with one: a look for what it may have missed
-CANCEL_POLL_S = 0.05  # a slot is back within 100 ms of the server being idle
+CANCEL_POLL_S = 0.02  # a slot is back within 100 ms of the server being idle, two looks and their answers included
 REINTERRUPT_S = 1.0
-LOOKS_FOR_ABSENT = 2  # between being taken off the queue and running a job is in neither for a moment of the answer
-LOOKS_FOR_UNKNOWN = 20  # one second: the request's bytes may still be on their way to the queue
+LOOKS_FOR_ABSENT = 2  # queue and history are two questions: a job may end between them
+ABSENT_S = 0.01  # a job that was seen, or accepted, and is in neither: one more look
+UNKNOWN_S = 1.0  # one that was not: the request's bytes may still be on their way to the queue
 
 
 class Job:
@@ -129,18 +130,18 @@ class Job:
             return "unclear"
 
     async def _end(self) -> None:
-        absent, enough = 0, LOOKS_FOR_ABSENT if self._accepted else LOOKS_FOR_UNKNOWN
-        interrupted_at = -math.inf
+        patience_s = ABSENT_S if self._accepted else UNKNOWN_S
+        absent_since, interrupted_at = math.inf, -math.inf
         while True:
             look = await self._look()
             if look == "unreachable" or (look == "absent" and await self._is_in_history()):
                 return
-            absent = absent + 1 if look == "absent" else 0
-            if absent >= enough:
+            now = trio.current_time()
+            absent_since = min(absent_since, now) if look == "absent" else math.inf
+            if now - absent_since >= patience_s:
                 return
             if look in ("pending", "running"):
-                enough = LOOKS_FOR_ABSENT
-            now = trio.current_time()
+                patience_s = ABSENT_S
             with suppress(UpstreamFailed, UpstreamTimeout):
                 if look == "pending":
                     await self._server.delete(self.prompt_id)

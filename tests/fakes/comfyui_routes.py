@@ -148,6 +148,7 @@ async def _interrupt(fake: FakeComfyUI, request: Request) -> None:
 
 def _note(fake: FakeComfyUI, control: str) -> None:
     fake.counts.controls.append((trio.current_time(), control))
+    fake.changes.notify()
 
 
 def _ended_from_outside(fake: FakeComfyUI, job: Job) -> None:
