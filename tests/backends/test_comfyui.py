@@ -441,6 +441,7 @@ async def test_previews_are_asked_for_only_where_somebody_looks(loopback_clock):
         _, fake = await drawn(on_preview=on_preview)
         (job,) = fake.history.values()
         assert job["prompt"][3]["preview_method"] == method
+        assert job["prompt"][3]["client_id"]  # seen: without one, a graph that is cached gives no outputs
 
 
 @pytest.mark.parametrize("metadata", [True, False])
