@@ -29,16 +29,15 @@ from appliance.backends.base import ImageCall, ImageEdit, ImageResult
 from appliance.backends.decoding import answer_cap_bytes, decode_images, unusable
 from appliance.backends.holding import accompany, see_through
 from appliance.backends.masks import white_where_transparent
-from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, present
+from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, refuse_unknown
 from appliance.backends.prompts import strip_extra_args
-from appliance.protocol.errors import InvalidRequest, UpstreamFailed
+from appliance.protocol.errors import UpstreamFailed
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall, login_headers
 from appliance.upstream.failures import failure_from_answer, parse_json_object
 
 _CROP_AND_RESIZE = 1  # keeps the proportions of a picture that becomes another size
 _FILL_ORIGINAL = 1  # A1111 starts a masked part from what was there, as its page does
-_HARMLESS_EXTRAS = frozenset({"user"})
 _OURS = frozenset({"prompt", "force_task_id", "send_images", "save_images"})  # not worth telling the client
 
 
@@ -70,13 +69,7 @@ async def _exchange(upstream: UpstreamClient, job: Job, post: UpstreamCall) -> U
 
 def translate(call: ImageCall) -> dict[str, Any]:
     """The body of txt2img. Raises InvalidRequest for a field that this API cannot honour, or two that contradict."""
-    for name in present(call.extra):
-        if name not in _HARMLESS_EXTRAS:
-            raise InvalidRequest(
-                f"{name} cannot be honoured by this image server: leave it out.",
-                param=name,
-                code="unsupported_parameter",
-            )
+    refuse_unknown(call.extra)
     optional = {
         "seed": call.options.seed,
         "cfg_scale": chosen(call.options, GUIDANCE),

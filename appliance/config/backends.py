@@ -14,6 +14,7 @@ from appliance.config.classes import (
     default_health,
     without_version,
 )
+from appliance.config.comfyui_workflow import WorkflowError, load_workflows
 from appliance.config.errors import Findings
 from appliance.config.logins import add_logins
 from appliance.config.models import add_mock_class, name_models
@@ -23,6 +24,7 @@ from appliance.config.values import is_loopback
 
 _PROVIDERS: Mapping[ImagesBackend, Provider] = {
     "http_a1111": "a1111",
+    "http_comfyui": "comfyui",
     "http_openai_images": "openai_images",
     "http_invokeai": "invokeai",
 }
@@ -42,6 +44,7 @@ def resolve_backends(given: Given, variables: Mapping[str, str], findings: Findi
         _warn_of_unused_urls(given, findings)
     classes = dict(backends.classes)
     _apply_images(given, classes, findings)
+    _add_workflows(given, classes, findings)
     add_mock_class(given, classes, findings)
     add_logins(given, classes, findings)
     name_models(given.settings, classes, backends.legacy_mapping)
@@ -96,6 +99,24 @@ def _apply_images(given: Given, classes: dict[str, BackendClass], findings: Find
     )
 
 
+def _add_workflows(given: Given, classes: dict[str, BackendClass], findings: Findings) -> None:
+    """IMAGES_COMFYUI_WORKFLOW is for every class of that provider."""
+    path = given.settings.images_comfyui_workflow
+    if path is None:
+        return
+    where = given.where("images_comfyui_workflow")
+    drawing = [one for one in classes.values() if one.provider == "comfyui"]
+    if not drawing:
+        findings.warn(where, "is not used, because no class is of provider comfyui: set IMAGES_BACKEND=http_comfyui")
+    try:
+        workflows = load_workflows(path)
+    except WorkflowError as error:
+        findings.refuse(where, f"{error} (docs/comfyui.md has the format)")
+        return
+    for one in drawing:
+        classes[one.name] = replace(one, workflows=workflows)
+
+
 def _no_images_class(given: Given, classes: Mapping[str, BackendClass], findings: Findings) -> None:
     """Nobody who has not asked for pictures is kept from starting by their absence."""
     able = [name for name, backend_class in classes.items() if "images" in backend_class.capabilities]
@@ -111,7 +132,7 @@ def _warn_of_mock(given: Given, current: BackendClass, findings: Findings) -> No
     if given.is_set("images_http_base_url"):
         findings.warn(
             given.where("images_http_base_url"),
-            "is not used, because IMAGES_BACKEND is mock: set IMAGES_BACKEND=http_a1111 or http_openai_images",
+            "is not used, because IMAGES_BACKEND is mock: set IMAGES_BACKEND=http_a1111, http_comfyui or http_openai_images",
         )
     elif current.base_url and current.provider in _PROVIDERS.values():
         findings.warn(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
+from appliance.config.comfyui_workflow import Workflows
 from appliance.config.mock_script import MockScript
 
 Capability = Literal["chat", "embeddings", "rerank", "images", "tts", "stt"]
@@ -56,7 +57,8 @@ class BackendClass:
 
     `base_url`: without a slash at its end and, for OpenAI-style providers, without the `/v1` that paths begin with.
     Empty: known by name, not configured. `responses`: whether /v1/responses is the backend's own, or made of chat.
-    `login`: shown to it, where it asks or with every request. `script`: what a class of provider mock_chat says; None: the builtin script.
+    `login`: shown to it, where it asks or with every request. `script`: what a class of provider mock_chat says; None: the
+    builtin script. `workflows`: what a class of provider comfyui draws with instead of the shipped graphs.
     """
 
     name: str
@@ -73,6 +75,7 @@ class BackendClass:
     responses: Responses = "translated"
     script: MockScript | None = None
     login: Login | None = None
+    workflows: Workflows = field(default_factory=Workflows)
 
     @property
     def configured(self) -> bool:

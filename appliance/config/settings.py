@@ -17,7 +17,7 @@ from appliance.config.values import (
     parse_paths,
 )
 
-ImagesBackend = Literal["mock", "http_a1111", "http_openai_images", "http_invokeai"]
+ImagesBackend = Literal["mock", "http_a1111", "http_comfyui", "http_invokeai", "http_openai_images"]
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any free one, said in the ready line
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -124,7 +124,7 @@ class Settings(BaseModel):
 
     # Images
     images_backend: ImagesBackend = Field(
-        "mock", description="What draws: mock, http_a1111, http_openai_images, http_invokeai."
+        "mock", description="What draws: mock, http_a1111, http_comfyui, http_invokeai, http_openai_images."
     )
     images_backend_class: str = Field("gpu_heavy", description="The class whose slots pictures take.")
     images_http_base_url: BaseUrl = Field(
@@ -136,6 +136,9 @@ class Settings(BaseModel):
     images_a1111_steps: Annotated[int, Field(ge=1, le=200)] = Field(20, description="Steps where a request names none.")
     images_invokeai_user: str = Field("", description="E-mail address to log in with, where InvokeAI has users.")
     images_invokeai_password: SecretStr = Field(SecretStr(""), description="The password of that user.")
+    images_comfyui_workflow: Path | None = Field(
+        None, description="ComfyUI workflows of your own (JSON, docs/comfyui.md); none: the shipped ones."
+    )
     images_openai_model: str = Field(
         "auto", description="Model sent where a request names none; auto: chosen by prompt."
     )

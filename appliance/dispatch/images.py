@@ -18,6 +18,7 @@ MOCK: ImagesBackend = "mock"
 
 _BACKEND_OF: Mapping[Provider, ImagesBackend] = {
     "a1111": "http_a1111",
+    "comfyui": "http_comfyui",
     "openai_images": "http_openai_images",
     "invokeai": "http_invokeai",
 }

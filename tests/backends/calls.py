@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
 
 from appliance.backends.base import ImageBackend, ImageCall, ImageEdit, ImageResult, OnPreview
 from appliance.config.classes import BackendClass, HealthPaths, Login, PayloadPolicy
+from appliance.config.comfyui_workflow import Workflows
 from appliance.protocol.ids import new_id
 from appliance.protocol.images import ImageOptions
 from appliance.upstream.client import UpstreamClient
@@ -46,12 +47,16 @@ def image_call(
     cancel_timeout_s: float = 60,
     unstoppable: bool = False,
     login: Login | None = None,
+    workflows: Workflows | None = None,
     edit: ImageEdit | None = None,
     on_preview: OnPreview | None = None,
 ) -> ImageCall:
     return ImageCall(
         request_id=new_id("req"),
-        backend_class=backend_class(base_url, images_max_bytes=images_max_bytes, login=login),
+        backend_class=replace(
+            backend_class(base_url, images_max_bytes=images_max_bytes, login=login),
+            workflows=workflows or Workflows(),
+        ),
         prompt=prompt,
         n=n,
         width=size[0],

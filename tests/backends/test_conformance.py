@@ -16,7 +16,9 @@ from appliance.protocol.images import Image
 from appliance.protocol.magic import sniff_image
 from appliance.upstream.client import open_upstream
 from tests.backends.calls import Drawing, draw, image_call
+from tests.fakes import comfyui
 from tests.fakes.a1111 import Behaviour, open_fake_a1111
+from tests.fakes.comfyui_routes import open_fake_comfyui
 from tests.fakes.http import open_server
 from tests.fakes.invokeai import Behaviour as InvokeAIBehaviour
 from tests.fakes.invokeai import open_fake_invokeai
@@ -64,8 +66,13 @@ def a_slow_invokeai():
     return open_fake_invokeai(InvokeAIBehaviour(step_s=0.5))
 
 
+def a_slow_comfyui():
+    return open_fake_comfyui(comfyui.Behaviour(step_s=0.5))
+
+
 FAKES = {
     "http_a1111": a_slow_a1111,
+    "http_comfyui": a_slow_comfyui,
     "http_openai_images": a_slow_openai_server,
     "http_invokeai": a_slow_invokeai,
 }

@@ -31,6 +31,7 @@ def test_without_a_file_there_are_three_classes_and_none_is_required(load: Load)
     ("backend", "provider", "probe"),
     [
         ("http_a1111", "a1111", "/sdapi/v1/samplers"),
+        ("http_comfyui", "comfyui", "/system_stats"),
         ("http_openai_images", "openai_images", "/v1/models"),
         ("http_invokeai", "invokeai", "/api/v1/app/version"),
     ],

@@ -81,7 +81,7 @@ def test_a_boolean_has_eight_spellings(load: Load, text: str, value: bool) -> No
         ("HEAD_TIMEOUT_SEC", "0", "a number above 0 to 86400"),
         ("HEAD_TIMEOUT_SEC", "nan", "a number above 0"),
         ("HEAD_TIMEOUT_SEC", "inf", "a number above 0"),
-        ("IMAGES_BACKEND", "dalle", "write mock or http_a1111 or http_openai_images"),
+        ("IMAGES_BACKEND", "dalle", "write mock or http_a1111 or http_comfyui or http_invokeai or http_openai_images"),
         ("IMAGES_HTTP_BASE_URL", "ada2.local:7860", "http://host:port"),
         ("IMAGES_HTTP_BASE_URL", "ftp://ada2.local", "http://host:port"),
         ("IMAGES_HTTP_BASE_URL", "http://", "http://host:port"),

@@ -10,6 +10,7 @@ import trio
 
 from tools.bench.a1111_disconnects import measure_a1111
 from tools.bench.clients import GOODBYES, Goodbye, open_asker
+from tools.bench.comfyui_disconnects import measure_comfyui
 from tools.bench.common import Figure, at_most, exactly, parse_arguments, percentile, report, settled_fds, told
 from tools.bench.gateway_process import GatewayProcess, open_gateway
 from tools.bench.invokeai_disconnects import measure_invokeai
@@ -24,7 +25,7 @@ AT_ONCE = 2  # both slots
 ABORT_TIMEOUT_S = 5.0
 MISSES_ENOUGH = 5  # what is that broken need not be measured for a quarter of an hour
 GOAL_P99_MS = 50.0
-TITLE = f"disconnects: {DISCONNECTS} hang-ups at an OpenAI-style server, then at an A1111 and an InvokeAI"
+TITLE = f"disconnects: {DISCONNECTS} hang-ups at an OpenAI-style server, an A1111, a ComfyUI and an InvokeAI"
 
 
 @dataclass(slots=True)
@@ -41,7 +42,8 @@ class Tally:
 def main(argv: Sequence[str]) -> int:
     """Measure and print. Exit 1 if a promise was broken."""
     arguments = parse_arguments(argv, TITLE)
-    figures = [*trio.run(measure_openai), *trio.run(measure_a1111), *trio.run(measure_invokeai)]
+    servers = (measure_openai, measure_a1111, measure_comfyui, measure_invokeai)
+    figures = [figure for measure in servers for figure in trio.run(measure)]
     return report(TITLE, figures, arguments.json)
 
 
