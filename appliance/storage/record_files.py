@@ -47,7 +47,7 @@ def read_file(directory: Path, record_id: str) -> Record | None:
         return None
     try:
         return load_file(directory / name)
-    except (FileNotFoundError, BadRecord):
+    except (FileNotFoundError, NotADirectoryError, BadRecord):
         return None
 
 

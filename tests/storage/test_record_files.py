@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.protocol.errors import StorageFull
 from appliance.storage.chain import GENESIS, Link, make_draft, seal
 from appliance.storage.record_files import BLOCK_BYTES, RecordFiles, list_files, load_file, read_file
 from appliance.storage.record_parts import Entry, LogInUse
@@ -166,6 +167,22 @@ async def test_both_places_hold_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / f"{record_id}.json").read_bytes() == line + b"\n"
     assert closed_path(path, 1).exists()
     assert_whole(path, 12)
+
+
+async def test_record_whose_file_cannot_be_written_is_not_in_the_journal_either(tmp_path: Path) -> None:
+    path, directory = tmp_path / "invocations.jsonl", tmp_path / "files"
+    async with running(path, mode="both", directory=directory) as records:
+        kept = await append_many(records, range(3))
+        moved = directory.rename(tmp_path / "moved")
+        directory.touch()
+        with pytest.raises(StorageFull):
+            await records.append(id_of(5), {}, durable=False)
+        assert await records.read(id_of(5)) is None
+        directory.unlink()
+        moved.rename(directory)
+        kept |= await append_many(records, range(6, 9))
+        await assert_found(records, kept)
+    assert_whole(path, 6)
 
 
 async def test_what_another_mode_wrote_is_still_found(tmp_path: Path) -> None:

@@ -197,6 +197,22 @@ def test_file_that_somebody_put_in_place_is_not_written_to(path: Path) -> None:
     assert_whole(path, 2)
 
 
+def test_full_file_is_on_the_disk_before_it_is_closed(path: Path) -> None:
+    synced: list[int] = []
+
+    def sync(_file: int) -> None:
+        assert not closed_path(path, 1).exists()
+        synced.append(path.stat().st_size)
+
+    journal = RecordJournal(path, max_bytes=300, total_max_bytes=0, sync=sync)
+    head = journal.open()
+    for _ in range(2):
+        sealed = seal(make_draft({"filler": "x" * 100}), head)
+        head = sealed.link
+        journal.append([Entry("", sealed.line, head)], sync=False)
+    assert synced == [closed_path(path, 1).stat().st_size]
+
+
 def test_closed_segment_is_never_written_over(path: Path) -> None:
     writer = Writer(path, max_bytes=300)
     writer.append(1)

@@ -177,6 +177,17 @@ async def test_index_that_cannot_be_written_costs_time_and_no_record(
         assert not records.statistics().failing
 
 
+async def test_record_that_had_to_leave_the_memory_before_the_index_had_it_is_found(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(path, lookup_patience_s=0.001, flush_timeout_s=0.01) as records:
+        assert await records.read(id_of(99)) is None  # the index has everything there is
+        monkeypatch.setattr("appliance.storage.record_index.RecordIndex.follow", lambda *_: None)
+        monkeypatch.setattr(record_lookup, "RECENT_MAX_BYTES", 1000)
+        kept = await append_many(records, range(30))
+        await assert_found(records, kept)
+
+
 async def test_records_leave_the_memory_when_the_index_has_them(path: Path) -> None:
     async with running(path) as records:
         kept = await append_many(records, range(600), filler="x" * 5000)
