@@ -13,6 +13,8 @@ import pytest
 
 from tests.process import AUTH, TOKEN, start_gateway
 
+pytestmark = pytest.mark.usefixtures("program")
+
 DRAW = {"prompt": "a cat", "size": "64x48"}
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from .files import exclusive, replace_text
 from .paths import BUILD_LOCK, PACKAGING, ROOT, RUNTIME_LOCK, cache_dir
 from .venv import SetupFailed, ensure_venv
 
@@ -39,6 +40,27 @@ def build_executable(dist: Path) -> Path:
         shutil.copy2(made, whole)
         whole.replace(dist / "appliance")
     return dist / "appliance"
+
+
+def ensure_executable() -> Path:
+    """`dist/appliance` of this very tree: built if anything that goes into it has changed since. Raises SetupFailed."""
+    stamp = DIST / "appliance.from"
+    sources = _digest_of_sources()
+    with exclusive(stamp):
+        fresh = stamp.exists() and stamp.read_text(encoding="utf-8") == sources
+        if not fresh or not (DIST / "appliance").exists():
+            build_executable(DIST)
+            replace_text(stamp, sources)
+    return DIST / "appliance"
+
+
+def _digest_of_sources() -> str:
+    digest = hashlib.sha256()
+    tools = [ROOT / "tools" / "devtools" / name for name in ("binary.py", "bom.py")]
+    resources = [file for file in (ROOT / "systemd").glob("*") if file.is_file()]
+    for file in sorted([*(ROOT / "appliance").rglob("*.py"), *PACKAGING.glob("*.*"), *tools, *resources]):
+        digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def ensure_build_venv() -> Path:
