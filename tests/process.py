@@ -74,9 +74,7 @@ def start_gateway(tmp_path: Path, settings: Mapping[str, str] | None = None) -> 
     }
     output = tmp_path / "gateway.log"
     with output.open("wb") as sink:
-        process = subprocess.Popen(
-            [*appliance_command(), "serve"], env=environ, stdout=sink, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([*appliance_command(), "serve"], env=environ, stdout=sink, stderr=subprocess.STDOUT)
     gateway = GatewayProcess(process, output)
     try:
         gateway.wait_ready()

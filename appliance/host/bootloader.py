@@ -1,11 +1,10 @@
 """The executable's bootloader: a process of its own that unpacks, starts ours, forwards signals and waits."""
 
-import ctypes
 import os
-import signal
 import sys
+from collections.abc import Mapping
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+import trio
 
 
 def is_frozen() -> bool:
@@ -13,19 +12,27 @@ def is_frozen() -> bool:
     return bool(getattr(sys, "frozen", False))
 
 
-def end_with_bootloader() -> None:
-    """If the bootloader is killed, so are we: nobody would forward signals to what it left, which still holds its
-    ports. Does nothing where the source runs. SIGKILL, because that is what the bootloader got."""
-    if is_frozen():
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+async def wait_bootloader_gone() -> None:
+    """Return when our bootloader has died, which nobody but the kernel tells us; never, where the source runs.
+
+    Nobody would forward signals then to a process that still holds the ports.
+    """
+    if not is_frozen():
+        await trio.sleep_forever()
+    descriptor = os.pidfd_open(os.getppid())
+    try:
+        await trio.lowlevel.wait_readable(descriptor)  # pidfd_open(2): readable once the process has ended
+    finally:
+        trio.lowlevel.notify_closing(descriptor)
+        os.close(descriptor)
 
 
-def child_environment() -> dict[str, str]:
-    """The environment for other programs: the bootloader points LD_LIBRARY_PATH at our libraries, which are not theirs."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("_PYI_")}
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` for other programs: the bootloader points LD_LIBRARY_PATH at our libraries, which are not theirs."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("_PYI_")}
     if is_frozen():
-        original = environ.pop("LD_LIBRARY_PATH_ORIG", None)
-        environ.pop("LD_LIBRARY_PATH", None)
+        original = kept.pop("LD_LIBRARY_PATH_ORIG", None)
+        kept.pop("LD_LIBRARY_PATH", None)
         if original is not None:
-            environ["LD_LIBRARY_PATH"] = original
-    return environ
+            kept["LD_LIBRARY_PATH"] = original
+    return kept

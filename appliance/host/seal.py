@@ -32,6 +32,8 @@ def check_seal(file: Path) -> str:
     if seal is None:
         raise BrokenSeal(f"{file} is cut short, or is no executable of the appliance: fetch it again")
     if seal[1].decode("ascii") != content.hexdigest():
-        raise BrokenSeal(f"{file} was damaged on its way: its bytes do not have the digest it ends with; fetch it again")
+        raise BrokenSeal(
+            f"{file} was damaged on its way: its bytes do not have the digest it ends with; fetch it again"
+        )
     content.update(last)
     return content.hexdigest()

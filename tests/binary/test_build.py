@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.host.seal import BrokenSeal, check_seal
 from tools.devtools.locks import PIN
 from tools.devtools.paths import ROOT, RUNTIME_LOCK
 
@@ -61,8 +62,6 @@ def test_two_builds_in_two_folders_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_was_cut_or_changed_does_not_pass_its_own_check(executable: Path, tmp_path: Path) -> None:
-    from appliance.host.seal import BrokenSeal, check_seal
-
     check_seal(executable)
     whole = executable.read_bytes()
     for at in (0, len(whole) // 2, len(whole) - 2):

@@ -2,19 +2,20 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .locks import PIN
 from .paths import BUILD_LOCK, RUNTIME_LOCK
-from .venv import REPORT
+from .venv import REPORT, SetupFailed
 
 SCHEMA = "appliance_build.v1"
 VERSION_NEED = re.compile(r"\bGLIBC_(\d+(?:\.\d+)+)\b")
@@ -44,7 +45,7 @@ def write_buildinfo(target: Path, *, root: Path, binaries: Sequence[str]) -> Non
 
 def glibc_floor(needs: Iterable[str]) -> str:
     """The oldest glibc that has every symbol version in `needs`, the `objdump -p` texts of all objects."""
-    found = {(2, 17)}  # x86-64 wheels ask for this at least (PEP 599)
+    found: set[tuple[int, ...]] = {(2, 17)}  # x86-64 wheels ask for this at least (PEP 599)
     for text in needs:
         found |= {tuple(map(int, version.split("."))) for version in VERSION_NEED.findall(text)}
         if RELATIVE_RELOCATIONS in text:
@@ -139,9 +140,11 @@ def _package(file: Path) -> str | None:
 
 
 def _bootloader() -> Path:
-    import PyInstaller  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 -- it is only where the build runs
-
-    return Path(PyInstaller.__file__).parent / "bootloader" / f"{platform.system()}-64bit-intel" / "run"
+    """The program that starts everything else: PyInstaller's, the very first bytes of the file."""
+    package = importlib.util.find_spec("PyInstaller")
+    if package is None or package.origin is None:
+        raise SetupFailed("PyInstaller is not in this environment: run `python3 tools/dev.py binary`")
+    return Path(package.origin).parent / "bootloader" / f"{platform.system()}-64bit-intel" / "run"
 
 
 def _output(command: Sequence[str]) -> str | None:
