@@ -1,0 +1,80 @@
+"""`appliance install`: this file becomes a service of this machine."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from appliance.host.candidate import inspect
+from appliance.host.installing import Installed, InstallOptions, install, own_file, plan
+from appliance.host.machine import Machine
+from appliance.host.unit import unit_for
+
+_LOG = "journalctl -u appliance -f"
+
+
+class Bind(click.ParamType[tuple[str, int | None]]):
+    """HOST, HOST:PORT or [IPV6]:PORT."""
+
+    name = "host[:port]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | None]:
+        host, colon, port = str(value).rpartition(":")
+        if not colon or (":" in host and not host.startswith("[")):
+            host, port = str(value), ""
+        host = host.removeprefix("[").removesuffix("]")
+        if not host or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
+            self.fail(f"{value!r}: write HOST or HOST:PORT, as 0.0.0.0:8800", param, ctx)
+        return host, int(port) if port else None
+
+
+@click.command(
+    "install", help="Install this executable as a service of this machine (root): run it, try it, say where."
+)
+@click.option(
+    "--prefix", type=click.Path(path_type=Path), default=Path("/usr/local"), help="Below it lie the releases."
+)
+@click.option("--bind", type=Bind(), help="Where the API listens (default 127.0.0.1:8800); 0.0.0.0: the whole network.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--no-start", is_flag=True, help="Lay everything out, but do not start it.")
+@click.option("--show-unit", is_flag=True, help="Print the systemd unit, and do nothing.")
+def install_command(
+    *, prefix: Path, bind: tuple[str, int | None] | None, dry_run: bool, no_start: bool, show_unit: bool
+) -> int:
+    if not prefix.is_absolute():
+        raise click.BadParameter("write an absolute path", param_hint="--prefix")
+    if show_unit:
+        click.echo(unit_for(prefix), nl=False)
+        return 0
+    machine = Machine(prefix=prefix)
+    candidate = inspect(machine, own_file(sys.executable))
+    host, port = bind or (None, None)
+    options = InstallOptions(host=host, port=port, start=not no_start)
+    if dry_run:
+        for line in plan(machine, candidate, options):
+            click.echo(line)
+        return 0
+    _tell(machine, install(machine, candidate, options, lambda line: click.echo(f"{line} ...")), started=not no_start)
+    return 0
+
+
+def _tell(machine: Machine, installed: Installed, *, started: bool) -> None:
+    url = installed.released.wanted.api.url
+    for note in installed.released.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(
+        f"\nappliance serves {url}"
+        if started
+        else f"\ninstalled; it will serve {url} after `systemctl start appliance`"
+    )
+    click.echo(f"  token: in {machine.etc / 'tokens'}")
+    if installed.token is not None:
+        click.echo(f"  token, shown this once: {installed.token}")
+    click.echo(f"  configuration: {machine.etc / 'appliance.env'}")
+    click.echo(f"  log: {_LOG}")
+    click.echo("  a first picture, as root:")
+    click.echo(
+        f'    curl -s {url}/v1/images/generations -H "Authorization: Bearer $(tail -n 1 {machine.etc / "tokens"})" \\'
+    )
+    click.echo("      -H 'Content-Type: application/json' -d '{\"prompt\": \"a lighthouse at dusk\"}'")
