@@ -33,7 +33,7 @@ class Backup:
 def create_backup(machine: Machine, file: Path) -> Backup:
     """Write configuration and state into a new archive, mode 0600: it holds the tokens. The service runs on: its
     journals are repaired when they are read again. Raises HostFailure."""
-    require_root()
+    require_root(machine)
     load_installed(machine)
     count = 0
     with as_host_failures():

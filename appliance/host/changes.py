@@ -144,8 +144,7 @@ class Changes:
 
 @contextmanager
 def open_changes(machine: Machine) -> Iterator[Changes]:
-    """Changes that are taken back if the block fails, and if an earlier command was cut off, its changes first."""
-    take_back_interrupted(machine)
+    """Changes that are taken back if the block fails. The caller holds the lock."""
     changes = Changes(machine)
     try:
         yield changes

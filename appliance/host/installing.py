@@ -11,7 +11,8 @@ from appliance.host.failures import Exit, HostFailure
 from appliance.host.locking import only_one, require_systemd
 from appliance.host.machine import USER, Machine
 from appliance.host.receipt import Receipt, load_receipt
-from appliance.host.releasing import Released, Say, as_host_failures, drop_old_releases, release
+from appliance.host.releasing import Released, Say, TryOut, as_host_failures, drop_old_releases, release
+from appliance.host.smoke import smoke_test
 
 TOKEN_BYTES = 32
 ENV_HEADER = "# Settings of the appliance, NAME=value; `appliance config show` lists all, `appliance config check` finds mistakes.\n"
@@ -54,7 +55,9 @@ def plan(machine: Machine, candidate: Candidate, options: InstallOptions) -> lis
     return lines
 
 
-def install(machine: Machine, candidate: Candidate, options: InstallOptions, say: Say) -> Installed:
+def install(
+    machine: Machine, candidate: Candidate, options: InstallOptions, say: Say, try_out: TryOut = smoke_test
+) -> Installed:
     """Install, or bring an installed box to this release. Raises HostFailure; the box is as it was then."""
     with only_one(machine):
         if options.start:
@@ -69,7 +72,7 @@ def install(machine: Machine, candidate: Candidate, options: InstallOptions, say
             changes.make_directory(machine.releases, 0o755)
             changes.make_directory(machine.command.parent, 0o755)
             token = _configure(machine, changes, options)
-            released = release(machine, changes, receipt, candidate, start=options.start, say=say)
+            released = release(machine, changes, receipt, candidate, start=options.start, say=say, try_out=try_out)
         drop_old_releases(machine, released.receipt)
     return Installed(released, token)
 

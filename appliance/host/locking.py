@@ -5,14 +5,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from appliance.host.changes import take_back_interrupted
 from appliance.host.failures import Exit, HostFailure
 from appliance.host.machine import Machine
 
 
 @contextmanager
 def only_one(machine: Machine) -> Iterator[None]:
-    """Hold the lock, which the kernel takes back however we end. Raises HostFailure at once if another has it."""
-    require_root()
+    """Hold the lock, which the kernel takes back however we end, and undo what an earlier command that was cut off has
+    left. Raises HostFailure at once if another holds it."""
+    require_root(machine)
     with machine.lock.open("a+", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -26,12 +28,13 @@ def only_one(machine: Machine) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        take_back_interrupted(machine)
         yield
 
 
-def require_root() -> None:
+def require_root(machine: Machine) -> None:
     """Raises HostFailure for anybody else."""
-    if os.geteuid() != 0:
+    if not machine.is_root:
         raise HostFailure("this changes the machine: run it as root (sudo)", Exit.NO_PERMISSION)
 
 

@@ -67,6 +67,7 @@ class Machine:
     root: Path = Path("/")
     run: Run = field(default=run_program)
     find_user: Callable[[], tuple[int, int] | None] = field(default=find_user)
+    is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
 
     def below(self, path: Path) -> Path:
         return self.root / path.relative_to("/")

@@ -61,6 +61,8 @@ def load_receipt(machine: Machine) -> Receipt | None:
         return Receipt(made=made, current=current, previous=previous, **data)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise HostFailure(f"{machine.receipt} may be read by root alone: use sudo", Exit.NO_PERMISSION) from None
     except (ValueError, TypeError, KeyError) as error:
         raise HostFailure(
             f"{machine.receipt} cannot be read ({error}): restore it from a backup, or remove it and install again",

@@ -16,9 +16,10 @@ from appliance.host.machine import UNIT, Machine
 from appliance.host.receipt import Receipt
 from appliance.host.seal import BrokenSeal, check_seal
 from appliance.host.service import read_state, start_service
-from appliance.host.smoke import Door, smoke_test
+from appliance.host.smoke import Door
 
 Say = Callable[[str], None]
+TryOut = Callable[[Door, str, bool], None]
 EXECUTABLE = "appliance"
 
 
@@ -32,7 +33,14 @@ class Released:
 
 
 def release(
-    machine: Machine, changes: Changes, receipt: Receipt, candidate: Candidate, *, start: bool, say: Say
+    machine: Machine,
+    changes: Changes,
+    receipt: Receipt,
+    candidate: Candidate,
+    *,
+    start: bool,
+    say: Say,
+    try_out: TryOut,
 ) -> Released:
     """Put a candidate in place, run it, try it, and write the receipt. Raises HostFailure, OSError: the caller's
     `changes` then take everything back."""
@@ -49,7 +57,7 @@ def release(
     if start:
         say("starting it")
         start_service(machine)
-        smoke_test(wanted.api, _first_token(machine) if wanted.token_from_file else "", draw=wanted.draws)
+        try_out(wanted.api, _first_token(machine) if wanted.token_from_file else "", wanted.draws)
         say("it serves, and the smoke test is good")
     if state is not None:
         ran = machine.systemctl("enable", UNIT)

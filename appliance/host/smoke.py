@@ -51,7 +51,7 @@ class Door:
             connection.close()
 
 
-def smoke_test(door: Door, token: str, *, draw: bool) -> None:
+def smoke_test(door: Door, token: str, draw: bool) -> None:
     """Health, who may come in, models, and where `draw` says so a picture. Raises HostFailure with what is wrong.
 
     `token` empty: it is not known here. `draw` is for boxes whose pictures come from the mock: a real server's time is

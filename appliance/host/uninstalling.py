@@ -5,7 +5,7 @@ import errno
 import shutil
 from pathlib import Path
 
-from appliance.host.changes import Made, take_back_interrupted
+from appliance.host.changes import Made
 from appliance.host.failures import Exit, HostFailure
 from appliance.host.locking import only_one
 from appliance.host.machine import UNIT, Machine
@@ -16,7 +16,6 @@ from appliance.host.releasing import Say, replace_own_row
 def uninstall(machine: Machine, *, purge: bool, say: Say) -> list[str]:
     """Remove it; what stays, one line each. Can be done again where it was cut off. Raises HostFailure, OSError."""
     with only_one(machine):
-        take_back_interrupted(machine)
         receipt = load_receipt(machine)
         if receipt is None:
             raise HostFailure("the appliance is not installed here", Exit.UNAVAILABLE)
