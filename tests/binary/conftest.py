@@ -16,7 +16,7 @@ POSING = """#!/bin/sh
 case "$1" in
 version) [ "$2" = --json ] && echo '{{"version": "{version}"}}' || echo {version} ;;
 serve) {serve} ;;
-*) exec /root/appliance "$@" ;;
+*) exec /srv/appliance "$@" ;;
 esac
 exit $?
 """
@@ -41,10 +41,11 @@ def installed(box: Container) -> Container:
 
 
 @pytest.fixture
-def pose(box: Container, tmp_path: Path) -> Pose:
+def pose(box: Container, executable: Path, tmp_path: Path) -> Pose:
     """Make a sealed file that says it is this version and serves as told; its path in the container."""
+    box.put(executable, "/srv/appliance")  # where the service's user reaches it
 
-    def make(version: str, serve: str = 'exec /root/appliance "$@"') -> str:
+    def make(version: str, serve: str = 'exec /srv/appliance "$@"') -> str:
         file = tmp_path / "posing"
         file.write_text(POSING.format(version=shlex.quote(version).strip("'"), serve=serve))
         seal(file)

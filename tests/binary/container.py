@@ -32,6 +32,7 @@ NOISE = (
     "etc/.pwd.lock",
     "etc/.updated",
     "root",
+    "srv",
     "tmp",
     "run",
 )
