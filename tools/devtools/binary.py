@@ -20,7 +20,7 @@ BUILD_TIMEOUT_S = 900.0
 
 def binary(_arguments: Sequence[str]) -> int:
     """Build `dist/appliance`."""
-    file = build_executable(DIST)
+    file = ensure_executable(anew=True)
     size = file.stat().st_size
     print(f"{file.relative_to(ROOT)}: {size / 1e6:.1f} MB, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}")
     return 0
@@ -42,12 +42,13 @@ def build_executable(dist: Path) -> Path:
     return dist / "appliance"
 
 
-def ensure_executable() -> Path:
-    """`dist/appliance` of this very tree: built if anything that goes into it has changed since. Raises SetupFailed."""
+def ensure_executable(*, anew: bool = False) -> Path:
+    """`dist/appliance` of this very tree: built if anything that goes into it has changed since, or `anew`. Raises
+    SetupFailed."""
     stamp = DIST / "appliance.from"
     sources = _digest_of_sources()
     with exclusive(stamp):
-        fresh = stamp.exists() and stamp.read_text(encoding="utf-8") == sources
+        fresh = not anew and stamp.exists() and stamp.read_text(encoding="utf-8") == sources
         if not fresh or not (DIST / "appliance").exists():
             build_executable(DIST)
             replace_text(stamp, sources)
