@@ -32,7 +32,8 @@ def create(*, file: Path | None, as_json: bool) -> int:
     short_help="Put an archive back.", help="Replace configuration, tokens and state by those in FILE, and restart."
 )
 @click.argument("file", type=click.Path(path_type=Path))
-def restore(*, file: Path) -> int:
-    count = restore_backup(installed_machine(), file, lambda line: click.echo(f"{line} ..."))
-    click.echo(f"{count} files are back, and the service runs with them")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def restore(*, file: Path, as_json: bool) -> int:
+    count = restore_backup(installed_machine(), file, lambda line: click.echo(f"{line} ...", err=as_json))
+    click.echo(json.dumps({"files": count}) if as_json else f"{count} files are back, and the service runs with them")
     return 0

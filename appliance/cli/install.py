@@ -1,5 +1,6 @@
 """`appliance install`: this file becomes a service of this machine."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,10 @@ class Bind(click.ParamType[tuple[str, int | None]]):
 @click.option("--bind", type=Bind(), help="Where the API listens (default 127.0.0.1:8800); 0.0.0.0: the whole network.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--no-start", is_flag=True, help="Lay everything out, but do not start it.")
+@click.option("--json", "as_json", is_flag=True, help="Say what came of it as one JSON object.")
 @click.option("--show-unit", is_flag=True, help="Print the systemd unit, and do nothing.")
 def install_command(
-    *, prefix: Path, bind: tuple[str, int | None] | None, dry_run: bool, no_start: bool, show_unit: bool
+    *, prefix: Path, bind: tuple[str, int | None] | None, dry_run: bool, no_start: bool, as_json: bool, show_unit: bool
 ) -> int:
     if not prefix.is_absolute():
         raise click.BadParameter("write an absolute path", param_hint="--prefix")
@@ -52,11 +54,29 @@ def install_command(
     host, port = bind or (None, None)
     options = InstallOptions(host=host, port=port, start=not no_start)
     if dry_run:
-        for line in plan(machine, candidate, options):
-            click.echo(line)
+        lines = plan(machine, candidate, options)
+        click.echo(json.dumps({"plan": lines}) if as_json else "\n".join(lines))
         return 0
-    _tell(machine, install(machine, candidate, options, lambda line: click.echo(f"{line} ...")), started=not no_start)
+    installed = install(machine, candidate, options, lambda line: click.echo(f"{line} ...", err=as_json))
+    if as_json:
+        click.echo(json.dumps(_facts(machine, installed, started=options.start)))
+    else:
+        _tell(machine, installed, started=options.start)
     return 0
+
+
+def _facts(machine: Machine, installed: Installed, *, started: bool) -> dict[str, Any]:
+    release = installed.released.receipt.current
+    return {
+        "release": release and release.name,
+        "started": started,
+        "url": installed.released.wanted.api.url,
+        "token": installed.token,
+        "token_file": str(machine.etc / "tokens"),
+        "configuration": str(machine.etc / "appliance.env"),
+        "log": _LOG,
+        "notes": installed.released.notes,
+    }
 
 
 def _tell(machine: Machine, installed: Installed, *, started: bool) -> None:

@@ -70,6 +70,7 @@ class Changes:
             write.flush()
             os.fsync(write.fileno())
         _give(target, mode, (0, 0))
+        _sync(target.parent)
         self.made.append(Made("file", str(target)))
 
     def make_link(self, path: Path, target: str) -> None:
@@ -247,6 +248,7 @@ def _replace(path: Path, data: bytes, mode: int, owner: tuple[int, int]) -> None
             os.fsync(file.fileno())
         _give(aside, mode, owner)
         aside.replace(path)
+        _sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -256,6 +258,16 @@ def _turn_link(path: Path, target: str) -> None:
     aside.unlink(missing_ok=True)
     aside.symlink_to(target)
     aside.replace(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """A new name is on the disk when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _give(path: Path, mode: int, owner: tuple[int, int]) -> None:

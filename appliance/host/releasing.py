@@ -151,7 +151,7 @@ def _require_free(machine: Machine, door: Door) -> None:
 
 def _first_token(machine: Machine) -> str:
     lines = (machine.etc / "tokens").read_text(encoding="ascii").splitlines()
-    return next(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "")
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.process import PROGRAM, start_gateway
+from appliance.cli import COMMANDS
+from tests.process import PROGRAM, TOKEN, start_gateway
 
 pytestmark = pytest.mark.real
 
@@ -53,3 +55,17 @@ def test_it_sees_its_own_libraries_and_its_children_do_not(tmp_path: Path) -> No
     with start_gateway(tmp_path, {"LD_LIBRARY_PATH": "/opt/theirs"}) as gateway:
         environ = Path(f"/proc/{child_of(gateway.process.pid)}/environ").read_bytes().split(b"\0")
     assert b"LD_LIBRARY_PATH_ORIG=/opt/theirs" in environ
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_loaded(executable: Path, name: str) -> None:
+    done = subprocess.run([executable, name, "--help"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sage" in done.stdout
+
+
+def test_its_own_checks_pass_on_itself(executable: Path, tmp_path: Path) -> None:
+    with start_gateway(tmp_path) as gateway:
+        command = [executable, "verify-images", "--gateway-base-url", gateway.url, "--token", TOKEN]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

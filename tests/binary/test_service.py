@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -115,3 +116,29 @@ def test_the_sandbox_holds(installed: Container) -> None:
     mounts = installed.read_proc(gateway, "mountinfo")
     assert " /run/appliance-exec " in mounts
     assert "_MEI" not in installed.ok("ls", "/run/appliance-exec", "/tmp")
+
+
+def test_tools_run_in_the_sandbox(installed: Container) -> None:
+    configure(
+        installed,
+        TOOLS_ALLOW_SHELL="true",
+        TOOLS_SHELL_ALLOWED_CMDS="id,env,sleep",
+        TOOLS_SHELL_TIMEOUT_SEC="1",
+        TOOLS_ALLOW_SYSTEM_INFO="true",
+        TOOLS_ALLOW_FS="true",
+        TOOLS_FS_ROOTS="/usr/share",
+    )
+
+    def run(name: str, **arguments: str) -> Any:
+        status, answer = installed.ask("POST", f"/v1/tools/{name}", body={"arguments": arguments})
+        assert status == 200, answer
+        return answer
+
+    assert run("shell", cmd="id -un")["stdout"] == "appliance\n"
+    assert "LD_LIBRARY_PATH" not in run("shell", cmd="env")["stdout"]
+    assert run("shell", cmd="sleep 60")["error_type"] == "timeout"
+    assert len(installed.pids()) == 2, "nothing is left of it"
+    assert run("read_file", path="/usr/share/base-files/motd")["ok"] is True
+    assert run("system_info")["ok"] is True
+    replay = run("noop", text="a")["replay_id"]
+    assert installed.ask("GET", f"/v1/tools/replay/{replay}")[0] == 200
