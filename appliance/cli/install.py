@@ -1,6 +1,7 @@
 """`appliance install`: this file becomes a service of this machine."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from appliance.host.machine import Machine
 from appliance.host.unit import unit_for
 
 _LOG = "journalctl -u appliance -f"
+_ADDRESS = re.compile(
+    r"(?:(?P<host>[^:\[\]\s]+)|\[(?P<six>[0-9a-fA-F:.]+)\])(?::(?P<port>\d{1,5}))?"
+    r"|(?P<bare>[0-9a-fA-F.]*:[0-9a-fA-F.]*:[0-9a-fA-F:.]*)"  # an IPv6 address alone has two colons or more
+)
 
 
 class Bind(click.ParamType[tuple[str, int | None]]):
@@ -21,13 +26,11 @@ class Bind(click.ParamType[tuple[str, int | None]]):
     name = "host[:port]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | None]:
-        host, colon, port = str(value).rpartition(":")
-        if not colon or (":" in host and not host.startswith("[")):
-            host, port = str(value), ""
-        host = host.removeprefix("[").removesuffix("]")
-        if not host or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
-            self.fail(f"{value!r}: write HOST or HOST:PORT, as 0.0.0.0:8800", param, ctx)
-        return host, int(port) if port else None
+        written = _ADDRESS.fullmatch(str(value))
+        port = int(written["port"]) if written and written["port"] else None
+        if written is None or (port is not None and not 0 < port < 65536):
+            self.fail(f"{value!r}: write HOST or HOST:PORT, as 0.0.0.0:8800 or [::]:8800", param, ctx)
+        return written["host"] or written["six"] or written["bare"], port
 
 
 @click.command(
