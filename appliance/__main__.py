@@ -8,6 +8,7 @@ import click
 
 from appliance.cli import appliance
 from appliance.config.errors import ConfigError
+from appliance.host.failures import HostFailure
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 EXIT_INTERRUPTED = 130
@@ -15,7 +16,8 @@ EXIT_PIPE = 1  # as click has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Bad configuration: 78 and one line on stderr; wrong usage: 2; Ctrl-C: 130, quietly."""
+    """Run one command. Bad configuration: 78 and one line on stderr; wrong usage: 2; Ctrl-C: 130, quietly; what
+    could not be done to the machine: a code of sysexits.h and what to do."""
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -36,6 +38,9 @@ def _run(argv: Sequence[str]) -> int:
     except ConfigError as error:
         click.echo(f"appliance: {error.one_line()}", err=True)
         return EXIT_CONFIGURATION
+    except HostFailure as failure:
+        click.echo(f"appliance: {failure}", err=True)
+        return failure.code
 
 
 if __name__ == "__main__":

@@ -4,49 +4,35 @@ import gc
 import os
 import resource
 import signal
-import socket
 import ssl
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import trio
 
-from appliance import __version__
 from appliance.components import Components, open_components
 from appliance.config.errors import ConfigError, Mistake
 from appliance.config.loading import Configuration, load_configuration
-from appliance.config.settings import Settings
 from appliance.config.tokens import LocalToken, TokenMistake, load_or_create_token
+from appliance.host.bootloader import wait_bootloader_gone
+from appliance.host.systemd import Manager, find_manager
+from appliance.host.watchdog import run_watchdog
+from appliance.server.doors import CLEANUP_S, Bound, announce, bind, listener_limits, open_tls
 from appliance.server.gateway import Gateway, log_fault
 from appliance.server.listener import run_listener
-from appliance.server.listener_limits import ListenerLimits
-from appliance.server.listener_sockets import open_sockets
 from appliance.server.refusals import make_refuser
 from appliance.server.routes import METRIC_PATHS
+from appliance.server.selfcheck import gateway_checks
 from appliance.server.site import Site, build_site
 from appliance.storage.images import run_sweeper
 from appliance.telemetry.log import open_log
 from appliance.upstream.health import run_prober
 
+STOP_MARGIN_S = 25.0  # after the drain time: clean-up, the connections' end, the journal's, a slow machine
 STOP_AGAIN_S = 1.0  # the bootloader of the executable forwards signals: SIGTERM may arrive twice at once
-CLEANUP_S = 5.0  # what clean-up work gets once the drain time is over
 SWEEP_INTERVAL_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    """The sockets of one listener, bound and listening, and the URL to say."""
-
-    sockets: list[socket.socket]
-    url: str
-
-    @property
-    def port(self) -> int:
-        return int(self.sockets[0].getsockname()[1])
 
 
 def run(configuration: Configuration) -> int:
@@ -57,19 +43,20 @@ def run(configuration: Configuration) -> int:
 
 async def _serve(configuration: Configuration) -> int:
     log = open_log()
+    manager = find_manager(os.environ)
     settings = configuration.settings
     local = None if configuration.tokens else _local_token(configuration)
     tokens = (local.token,) if local else configuration.tokens
-    tls = _open_tls(settings)
-    api = _bind("GATEWAY", settings.gateway_host, settings.gateway_port, "https" if tls else "http")
+    tls = open_tls(settings)
+    api = bind("GATEWAY", settings.gateway_host, settings.gateway_port, "https" if tls else "http")
     observability = None
     if settings.observability_enabled:
-        observability = _bind("OBSERVABILITY", settings.observability_host, settings.observability_port, "http")
+        observability = bind("OBSERVABILITY", settings.observability_host, settings.observability_port, "http")
     ports = frozenset(bound.port for bound in (api, observability) if bound is not None)
     async with open_components(configuration, routes=METRIC_PATHS, log=log, own_ports=ports) as components:
-        process = _Process(components, build_site(components, tokens), api, observability, tls)
+        process = _Process(components, build_site(components, tokens), manager, api, observability, tls)
         _settle_heap()
-        await process.run(lambda: _announce(configuration, local, api, observability))
+        await process.run(lambda: announce(configuration, local, api, observability))
     return 0
 
 
@@ -80,12 +67,14 @@ class _Process:
         self,
         components: Components,
         site: Site,
-        api: _Bound,
-        observability: _Bound | None,
+        manager: Manager,
+        api: Bound,
+        observability: Bound | None,
         tls: ssl.SSLContext | None,
     ) -> None:
         self._components = components
         self._site = site
+        self._manager = manager
         self._api = api
         self._observability = observability
         self._tls = tls
@@ -103,6 +92,7 @@ class _Process:
     async def _signals(self) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._watch_signals)
+            nursery.start_soon(self._watch_bootloader)
             yield
             nursery.cancel_scope.cancel()
 
@@ -159,13 +149,15 @@ class _Process:
         async with trio.open_nursery() as nursery:
             await nursery.start(listen)
             announce()
+            await nursery.start(self._feed_watchdog)
+            self._manager.ready(self._serving())
             await self._limit_drain()
 
     async def _listen(
         self,
         name: Literal["api", "observability"],
         gateway: Gateway,
-        bound: _Bound,
+        bound: Bound,
         tls: ssl.SSLContext | None,
         stop: trio.Event,
         *,
@@ -180,7 +172,7 @@ class _Process:
         await run_listener(
             gateway,
             bound.sockets,
-            limits=_listener_limits(components.settings),
+            limits=listener_limits(components.settings),
             ssl_context=tls,
             refuse=make_refuser(components),
             stop=stop,
@@ -207,88 +199,60 @@ class _Process:
                 elif stopping_since is None:
                     stopping_since = trio.current_time()
                     log("gateway_draining", signal=signal.Signals(number).name)
-                    self._components.lifecycle.begin_draining()
+                    self._begin_draining()
                 elif trio.current_time() - stopping_since > STOP_AGAIN_S:
-                    log("gateway_stopped_at_once", level="warning")
-                    self._components.grace.cut(0)
-                    self._at_once.cancel()
+                    self._stop_at_once()
+
+    def _begin_draining(self) -> None:
+        drain_s = self._components.settings.drain_timeout_sec
+        self._manager.stopping(f"Draining: running requests have {drain_s:g} s", drain_s + STOP_MARGIN_S)
+        self._components.lifecycle.begin_draining()
+
+    def _stop_at_once(self) -> None:
+        self._components.log("gateway_stopped_at_once", level="warning")
+        self._components.grace.cut(0)
+        self._at_once.cancel()
+
+    async def _watch_bootloader(self) -> None:
+        await wait_bootloader_gone()
+        self._components.log("bootloader_died", level="warning")
+        self._components.lifecycle.begin_draining()
+        self._stop_at_once()
+
+    async def _feed_watchdog(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """The manager hears of us only while listeners, threads and the journal move. It lasts while clients do."""
+        interval_s = self._manager.watchdog_s
+        if interval_s is None:
+            task_status.started()
+            return
+        observability = self._observability.sockets[0] if self._observability is not None else None
+        checks = gateway_checks(self._components, self._api.sockets[0], self._tls is not None, observability)
+        await run_watchdog(self._manager.alive, checks, interval_s, self._components.log, task_status=task_status)
+
+    def _serving(self) -> str:
+        return f"Serving {self._api.url}"
 
     def _reload(self) -> None:
         """Tokens, policies and address lists are read anew; what fails leaves everything as it was."""
         log = self._components.log
+        self._manager.reloading()
         try:
             configuration = load_configuration(os.environ)
             tokens = configuration.tokens or (_local_token(configuration).token,)
         except ConfigError as error:
             log("reload_failed", level="error", error=str(error))
+            self._manager.ready(f"{self._serving()}; the last reload failed: {error.one_line()}")
             return
         self._site.reload(configuration, tokens)
         log("configuration_reloaded", tokens=len(tokens))
+        self._manager.ready(self._serving())
 
 
 def _local_token(configuration: Configuration) -> LocalToken:
     try:
         return load_or_create_token(configuration.state_dir)
     except (TokenMistake, OSError) as error:
-        raise _mistake("state directory", f"{configuration.state_dir}: {error}") from None
-
-
-def _mistake(where: str, message: str) -> ConfigError:
-    return ConfigError((Mistake(where, message),))
-
-
-def _open_tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.gateway_tls_cert_path is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(settings.gateway_tls_cert_path, settings.gateway_tls_key_path)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _bind(prefix: str, host: str, port: int, scheme: str) -> _Bound:
-    try:
-        sockets = open_sockets(host, port)
-    except OSError as error:
-        what = f"{host} port {port} cannot be listened on ({error.strerror or error})"
-        raise _mistake(f"{prefix}_PORT", f"{what}: stop what uses it, or choose another port") from None
-    shown = f"[{host}]" if ":" in host else host
-    return _Bound(sockets, f"{scheme}://{shown}:{sockets[0].getsockname()[1]}")
-
-
-def _listener_limits(settings: Settings) -> ListenerLimits:
-    return ListenerLimits(
-        head_timeout_s=settings.head_timeout_sec,
-        body_idle_timeout_s=settings.body_idle_timeout_sec,
-        body_total_timeout_s=settings.body_timeout_sec,
-        idle_timeout_s=settings.idle_timeout_sec,
-        write_stall_timeout_s=settings.write_timeout_sec,
-        max_connections=settings.max_connections,
-        drain_s=settings.drain_timeout_sec + CLEANUP_S,
-    )
-
-
-def _announce(
-    configuration: Configuration, local: LocalToken | None, api: _Bound, observability: _Bound | None
-) -> None:
-    """Say where we are, where the token is, and a line that draws a picture. The token itself only when it is new."""
-    lines = [f"appliance {__version__} serves {api.url}"]
-    if observability is not None:
-        lines.append(f"  health and metrics: {observability.url}")
-    lines += [f"  note: {warning}" for warning in configuration.warnings]
-    if local is None:
-        lines.append(f"  tokens: {len(configuration.tokens)}, from {configuration.token_source}")
-        token = "$GATEWAY_BEARER_TOKEN"  # noqa: S105 -- the name of a variable
-    else:
-        lines.append(f"  token: in {local.path}")
-        if local.is_new:
-            lines.append(f"  token, shown this once: {local.token.secret.decode('ascii')}")
-        token = f"$(cat {local.path})"
-    lines.append("  a first picture:")
-    lines.append(f'    curl -s {api.url}/v1/images/generations -H "Authorization: Bearer {token}" \\')
-    lines.append("      -H 'Content-Type: application/json' -d '{\"prompt\": \"a lighthouse at dusk\"}'")
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+        raise ConfigError((Mistake("state directory", f"{configuration.state_dir}: {error}"),)) from None
 
 
 def _settle_heap() -> None:

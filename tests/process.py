@@ -1,4 +1,4 @@
-"""A gateway as a process of its own, on free loopback ports, ended by its pid."""
+"""The appliance as a process of its own, from the source or as the executable, on free loopback ports, ended by its pid."""
 
 import os
 import signal
@@ -16,6 +16,13 @@ TOKEN = "a-token-for-tests-0123456789"
 AUTH = {"authorization": f"Bearer {TOKEN}"}
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 20.0
+PROGRAM = "APPLIANCE_TEST_PROGRAM"  # a path: the executable; not set: the source
+
+
+def appliance_command() -> list[str]:
+    """What starts the appliance in this test; the fixture `program` chooses."""
+    program = os.environ.get(PROGRAM)
+    return [program] if program else [sys.executable, "-m", "appliance"]
 
 
 @dataclass
@@ -67,9 +74,7 @@ def start_gateway(tmp_path: Path, settings: Mapping[str, str] | None = None) -> 
     }
     output = tmp_path / "gateway.log"
     with output.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "appliance", "serve"], env=environ, stdout=sink, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([*appliance_command(), "serve"], env=environ, stdout=sink, stderr=subprocess.STDOUT)
     gateway = GatewayProcess(process, output)
     try:
         gateway.wait_ready()

@@ -16,6 +16,7 @@ USAGE = """usage: python3 tools/dev.py COMMAND [ARGUMENTS]
                          --all adds the gates, the real backends and the executable
   check                  every gate: types, lint, format, layers, locks
   bench [NAMES]          the measurements in tools/bench, all of them or those named
+  binary                 build the executable, dist/appliance, from the locks
   real                   prepare the cached real image server (minutes, once)
   lock [--upgrade]       make the files packaging/*.lock again
 """

@@ -65,6 +65,42 @@ def _verify_images() -> click.Command:
     return verify_images
 
 
+def _install() -> click.Command:
+    from appliance.cli.install import install_command
+
+    return install_command
+
+
+def _upgrade() -> click.Command:
+    from appliance.cli.upgrade import upgrade_command
+
+    return upgrade_command
+
+
+def _rollback() -> click.Command:
+    from appliance.cli.upgrade import rollback_command
+
+    return rollback_command
+
+
+def _status() -> click.Command:
+    from appliance.cli.status import status
+
+    return status
+
+
+def _uninstall() -> click.Command:
+    from appliance.cli.uninstall import uninstall_command
+
+    return uninstall_command
+
+
+def _backup() -> click.Command:
+    from appliance.cli.backup import backup
+
+    return backup
+
+
 COMMANDS: Mapping[str, Row] = {
     "serve": Row("Run the gateway.", _serve),
     "config": Row("Check or show the configuration.", _config),
@@ -73,6 +109,12 @@ COMMANDS: Mapping[str, Row] = {
     "agent": Row("Run agents; show, verify, fork and list their runs.", _agent),
     "backends": Row("List the classes, ask what they are, find servers.", _backends),
     "version": Row("Say which version this is.", _version),
+    "install": Row("Make this file a service of this machine.", _install),
+    "upgrade": Row("Let another release take over.", _upgrade),
+    "rollback": Row("Go back to the release before.", _rollback),
+    "status": Row("Say what is installed and whether it runs.", _status),
+    "uninstall": Row("Remove what was installed.", _uninstall),
+    "backup": Row("Save configuration and state, or put them back.", _backup),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
 }
 

@@ -60,6 +60,7 @@ class RequestJournal:
         self._write = write
         self._send, self._receive = trio.open_memory_channel[bytes](QUEUE_LINES)
         self._closing = trio.Event()
+        self._attempted = trio.lowlevel.ParkingLot()
         self._batch: list[bytes] = []
         self._statistics = JournalStatistics()
 
@@ -81,6 +82,11 @@ class RequestJournal:
             self._send.send_nowait(line)
         except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
             self._count(dropped=1)
+
+    async def wait_attempt(self) -> None:
+        """Return after the next attempt to write, whatever came of it; at once if there is nothing to write."""
+        if self._batch or self._queued():
+            await self._attempted.park()
 
     def close_nowait(self) -> None:
         """No more lines: `run` writes what is queued, within its deadline, and returns."""
@@ -143,6 +149,8 @@ class RequestJournal:
         except OSError as error:
             self._note_failure(error)
             return False
+        finally:
+            self._attempted.unpark_all()
         self._note_success(appended)
         return True
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.process import appliance_command
+
 ENVIRONMENT = {"PATH": os.environ["PATH"], "APPLIANCE_ENV_FILE": "/dev/null", "HOME": "/nonexistent"}
 
 
-def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def _run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments],
+        command,
         env={**ENVIRONMENT, **variables},
         capture_output=True,
         text=True,
@@ -21,8 +23,9 @@ def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("program")
 def test_bad_configuration_is_one_line_and_exit_78() -> None:
-    ended = _run("-m", "appliance", "serve", GATEWAY_PORT="x")
+    ended = _run(*appliance_command(), "serve", GATEWAY_PORT="x")
     assert (ended.returncode, ended.stdout) == (78, "")
     assert ended.stderr == "appliance: GATEWAY_PORT: 'x' cannot be used: write a whole number from 0 to 65535\n"
 
@@ -31,15 +34,16 @@ def test_the_script_is_the_module() -> None:
     script = Path(sys.executable).with_name("appliance")
     if not script.exists():
         pytest.skip("the package is not installed beside this Python")
-    assert _run(str(script), "version").stdout == _run("-m", "appliance", "version").stdout
+    assert _run(str(script), "version").stdout == _run(*appliance_command(), "version").stdout
 
 
+@pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("arguments", [("config", "show"), ("--help",), ("verify-images", "--help")])
 def test_a_closed_pipe_is_quiet(arguments: tuple[str, ...]) -> None:
     read, write = os.pipe()
     os.close(read)
     ended = subprocess.run(
-        [sys.executable, "-m", "appliance", *arguments],
+        [*appliance_command(), *arguments],
         env=ENVIRONMENT,
         stdout=write,
         stderr=subprocess.PIPE,
@@ -55,7 +59,7 @@ def test_a_closed_pipe_is_quiet(arguments: tuple[str, ...]) -> None:
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str], module: str) -> None:
     program = f"import sys; from appliance.__main__ import main; main({arguments}); print(*sys.modules)"
-    loaded = set(_run("-c", program).stdout.split())
+    loaded = set(_run(sys.executable, "-c", program).stdout.split())
     heavy = {"trio", "quart", "hypercorn", "httpx", "pydantic", "yaml", "dotenv", "ssl", "asyncio", "prometheus_client"}
     assert f"appliance.cli.{module}" in loaded
     assert not loaded & heavy

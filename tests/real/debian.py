@@ -18,25 +18,26 @@ class NotAvailable(Exception):
 
 def find_prometheus() -> Path:
     """The Prometheus server. Raises NotAvailable."""
-    return _find("prometheus", package="prometheus")
+    return find_program("prometheus", package="prometheus")
 
 
 def find_promtool() -> Path:
     """Prometheus's checker. Raises NotAvailable."""
-    return _find("promtool", package="prometheus")
+    return find_program("promtool", package="prometheus")
 
 
 def find_nginx() -> Path:
     """The nginx server. Raises NotAvailable."""
-    return _find("nginx", package="nginx", folder="sbin")
+    return find_program("nginx", package="nginx", folder="sbin")
 
 
 def find_strace() -> Path:
     """What shows a program's system calls. Raises NotAvailable."""
-    return _find("strace", package="strace")
+    return find_program("strace", package="strace")
 
 
-def _find(program: str, *, package: str, folder: str = "bin") -> Path:
+def find_program(program: str, *, package: str, folder: str = "bin") -> Path:
+    """A program on PATH, or of its unpacked package. Raises NotAvailable."""
     if found := shutil.which(program):
         return Path(found)
     try:

@@ -18,7 +18,7 @@ from tests.real.debian import NotAvailable, find_prometheus, find_promtool
 from tests.real.sdserver import SdServer
 from tests.real.sdserver.launch import free_port, open_sd_server
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("program")]
 
 # promtool's one complaint is about names that the contract fixes.
 FIXED_NAMES = ("gateway_request_duration_ms", "gateway_tool_runtime_ms")

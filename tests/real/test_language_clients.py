@@ -16,7 +16,7 @@ from tests.process import TOKEN, GatewayProcess, start_gateway
 from tests.real.clients.environments import LANGCHAIN_PINS, LITELLM_PINS, NODE, ensure_node_modules, run_client
 from tests.real.venvs import CannotInstall, ensure_pinned
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("program")]
 
 CLIENTS = Path(__file__).parent / "clients"
 MODEL = "mock:mock"

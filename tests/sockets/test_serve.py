@@ -13,6 +13,8 @@ import pytest
 
 from tests.process import AUTH, TOKEN, start_gateway
 
+pytestmark = pytest.mark.usefixtures("program")
+
 DRAW = {"prompt": "a cat", "size": "64x48"}
 
 
@@ -219,3 +221,29 @@ def test_two_authorization_headers_are_401(tmp_path: Path) -> None:
         with socket.create_connection((host, int(port)), timeout=10) as client:
             client.sendall(f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n{twice}Connection: close\r\n\r\n".encode())
             assert client.recv(65536).startswith(b"HTTP/1.1 401")
+
+
+def test_it_tells_its_manager_when_it_is_ready_alive_reloading_and_stopping(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        settings = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1500000"}
+
+        def told(word: str) -> str:
+            while True:
+                text = manager.recv(4096).decode()
+                if text.startswith(word):
+                    return text
+
+        with start_gateway(tmp_path, settings) as gateway:
+            assert told("READY=1") == f"READY=1\nSTATUS=Serving {gateway.url}"
+            assert httpx.get(gateway.url + "/health", trust_env=False).status_code == 200
+            told("WATCHDOG=1")
+            told("WATCHDOG=1")
+            gateway.signal(signal.SIGHUP)
+            told("RELOADING=1\nMONOTONIC_USEC=")
+            told("READY=1")
+            gateway.signal(signal.SIGTERM)
+            assert "EXTEND_TIMEOUT_USEC=45000000" in told("STOPPING=1")
+            assert gateway.wait_exit() == 0
+        assert "watchdog_starved" not in gateway.text()

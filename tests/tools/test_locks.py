@@ -6,18 +6,25 @@ from pathlib import Path
 import pytest
 
 from tools.devtools.locks import PIN, TITLES, digest_of, ranges_of, stale_locks, without_platform
-from tools.devtools.paths import DEV_LOCK, PYPROJECT, RUNTIME_LOCK, TOOLS_LOCK
+from tools.devtools.paths import BUILD_LOCK, DEV_LOCK, PYPROJECT, RUNTIME_LOCK, TOOLS_LOCK
 
 
-def project(runtime: str = "h11>=0.16", dev: str = "pytest>=8", tools: str = "uv>=0.9") -> dict[str, object]:
+def project(
+    runtime: str = "h11>=0.16", dev: str = "pytest>=8", tools: str = "uv>=0.9", build: str = "pyinstaller>=6"
+) -> dict[str, object]:
     return {
         "project": {"dependencies": [runtime], "optional-dependencies": {"dev": [dev]}},
-        "dependency-groups": {"tools": [tools]},
+        "dependency-groups": {"tools": [tools], "build": [build]},
     }
 
 
 PROJECT = project()
-BODIES = {RUNTIME_LOCK: "h11==0.16.0", DEV_LOCK: "h11==0.16.0\npytest==9.2.0", TOOLS_LOCK: "uv==0.13.9"}
+BODIES = {
+    RUNTIME_LOCK: "h11==0.16.0",
+    DEV_LOCK: "h11==0.16.0\npytest==9.2.0",
+    TOOLS_LOCK: "uv==0.13.9",
+    BUILD_LOCK: "pyinstaller==6.22.3",
+}
 
 
 def texts(**changed: str) -> dict[Path, str]:
@@ -46,6 +53,7 @@ def test_this_trees_own_locks_pin_every_range_with_hashes() -> None:
         ("requirements.lock", project(runtime="h11>=0.17")),
         ("dev.lock", project(dev="pytest>=9")),
         ("tools.lock", project(tools="uv>=1")),
+        ("build.lock", project(build="pyinstaller>=7")),
     ],
 )
 def test_a_changed_range_makes_its_lock_stale(lock: str, change: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Start: CPU to the first 200, idle memory, and what a light command costs."""
+"""Start: CPU to the first 200, idle memory, and what a light command costs: the source, and the executable if it was built."""
 
 import os
 import resource
@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -19,51 +21,96 @@ from tools.bench.common import (
     free_port,
     open_fds,
     parse_arguments,
-    percentile,
     report,
     rss_mb,
     told,
 )
 from tools.bench.gateway_process import appliance_command, gateway_environment, stop_process
+from tools.devtools.paths import ROOT
 
 RUNS = 5
 SETTLE_S = 2.0  # the first round of probes and the listeners' start are over
 START_TIMEOUT_S = 30.0
-GOAL_START_CPU_S = 1.0
-GOAL_VERSION_CPU_S = 0.15
-GOAL_IDLE_RSS_MB = 60.0
+EXECUTABLE = ROOT / "dist" / "appliance"
 TITLE = f"start: medians of {RUNS}"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One way to start the appliance, and what it should cost. Of the executable both processes count."""
+
+    name: str
+    command: str
+    start_cpu_s: float
+    idle_rss_mb: float
+    light_cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start: CPU and wall time to the first 200, then memory and descriptors at rest."""
+
+    cpu_s: float
+    wall_s: float
+    rss_mb: float
+    fds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """One run of a light command."""
+
+    cpu_s: float
+    wall_s: float
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure and print."""
     arguments = parse_arguments(argv, TITLE)
-    starts = [trio.run(measure_start) for _ in range(RUNS)]
-    versions = [measure_version() for _ in range(RUNS + 1)][1:]  # the first one warms the page cache
-    return report(TITLE, _figures(starts, versions), arguments.json)
+    figures = [figure for program in _programs() for figure in _measure(program)]
+    return report(TITLE, figures, arguments.json)
 
 
-def _figures(starts: Sequence[tuple[float, float, float, float]], versions: Sequence[float]) -> list[Figure]:
-    cpu, wall, rss, fds = (statistics.median(column) for column in zip(*starts, strict=True))
-    return [
-        at_most("serve: CPU to the first 200 on /health", cpu, "s", GOAL_START_CPU_S),
-        told("serve: the slowest of them", max(start[0] for start in starts), "s"),
-        told("serve: wall time to the first 200", wall, "s"),
-        at_most("serve: resident memory when idle", rss, "MB", GOAL_IDLE_RSS_MB),
-        told("serve: open fds when idle", fds, ""),
-        at_most("version: CPU", percentile(versions, 50), "s", GOAL_VERSION_CPU_S),
-        told("version: the slowest of them", max(versions), "s"),
+def _programs() -> list[Program]:
+    programs = [Program("source", appliance_command(), start_cpu_s=1.0, idle_rss_mb=60, light_cpu_s=0.15)]
+    if EXECUTABLE.exists():
+        programs.append(Program("executable", str(EXECUTABLE), start_cpu_s=1.0, idle_rss_mb=70, light_cpu_s=0.3))
+    return programs
+
+
+def _measure(program: Program) -> list[Figure]:
+    starts = [trio.run(measure_start, program.command) for _ in range(RUNS)]
+    light = {
+        name: [measure_light(program.command, name) for _ in range(RUNS + 1)][1:]  # the first warms the page cache
+        for name in ("version", "--help")
+    }
+
+    def median(column: Callable[[Start], float]) -> float:
+        return statistics.median(map(column, starts))
+
+    name = program.name
+    figures = [
+        at_most(f"{name}: CPU to the first 200 on /health", median(lambda s: s.cpu_s), "s", program.start_cpu_s),
+        told(f"{name}: the slowest of them", max(start.cpu_s for start in starts), "s"),
+        told(f"{name}: wall time to the first 200", median(lambda s: s.wall_s), "s"),
+        at_most(f"{name}: resident memory when idle", median(lambda s: s.rss_mb), "MB", program.idle_rss_mb),
+        told(f"{name}: open fds when idle", median(lambda s: s.fds), ""),
     ]
+    for command, runs in light.items():
+        cpu = statistics.median(run.cpu_s for run in runs)
+        figures.append(at_most(f"{name} {command}: CPU", cpu, "s", program.light_cpu_s))
+        figures.append(told(f"{name} {command}: wall time", statistics.median(run.wall_s for run in runs), "s"))
+    return figures
 
 
-async def measure_start() -> tuple[float, float, float, float]:
-    """CPU s and wall s to the first 200, then MB and fds at rest."""
+async def measure_start(command: str) -> Start:
+    """Start a gateway, wait for its first answer, look at it, and stop it."""
     with tempfile.TemporaryDirectory(prefix="bench-start-") as state:
         ports = (free_port(), free_port())
         environment = gateway_environment(state, ports, "bench-" + os.urandom(16).hex(), {})
         started_s = time.perf_counter()
         process = await trio.lowlevel.open_process(
-            [appliance_command(), "serve"],
+            [command, "serve"],
             env=environment,
             cwd=state,
             stdout=subprocess.DEVNULL,
@@ -72,9 +119,11 @@ async def measure_start() -> tuple[float, float, float, float]:
         try:
             with trio.fail_after(START_TIMEOUT_S):
                 await _first_answer(process, ports[0])
-            cpu, wall = cpu_s(process.pid), time.perf_counter() - started_s
+            wall_s = time.perf_counter() - started_s
+            processes = _family(process.pid)
+            used_s = sum(map(cpu_s, processes))
             await trio.sleep(SETTLE_S)
-            return cpu, wall, rss_mb(process.pid), float(len(open_fds(process.pid)))
+            return Start(used_s, wall_s, sum(map(rss_mb, processes)), float(len(open_fds(processes[-1]))))
         finally:
             with trio.CancelScope(shield=True):  # bounded by the two deadlines within
                 await stop_process(process)
@@ -92,12 +141,18 @@ async def _first_answer(process: trio.Process, port: int) -> None:
     raise RuntimeError(f"the gateway exited with {process.returncode} instead of answering")
 
 
-def measure_version() -> float:
-    """CPU s of `appliance version`, its children's included."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([appliance_command(), "version"], check=True, stdout=subprocess.DEVNULL, timeout=30)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
+def _family(pid: int) -> list[int]:
+    """A process and its children: the bootloader's is the gateway."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return [pid, *map(int, children)]
+
+
+def measure_light(program: str, command: str) -> Light:
+    """A command that ends by itself, its children included."""
+    before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([program, command], check=True, stdout=subprocess.DEVNULL, timeout=30)
+    after, wall_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - began_s
+    return Light((after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime), wall_s)
 
 
 if __name__ == "__main__":

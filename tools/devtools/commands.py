@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .binary import binary
 from .gates import gates, run_gates
 from .locks import write_locks
 from .paths import ROOT, VENV
@@ -106,6 +107,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "test": test,
     "check": check,
     "bench": bench,
+    "binary": binary,
     "real": real,
     "lock": write_locks,
 }

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .files import replace_text
-from .paths import DEV_LOCK, PYPROJECT, ROOT, RUNTIME_LOCK, TOOLS_LOCK
+from .paths import BUILD_LOCK, DEV_LOCK, PYPROJECT, ROOT, RUNTIME_LOCK, TOOLS_LOCK
 from .toolbox import ensure_toolbox
 
 HEADER = "# {title}\n# Made by `python3 tools/dev.py lock`; do not edit.\n# ranges: sha256:{digest}\n"
@@ -18,14 +18,16 @@ TITLES = {
     RUNTIME_LOCK: "What the appliance ships, Python 3.11 and later on Linux, every platform's hashes.",
     DEV_LOCK: "What .venv holds: the appliance's own, its gates and its tests.",
     TOOLS_LOCK: "What makes the locks and builds the real servers, in an environment of its own.",
+    BUILD_LOCK: "What makes the executable, in an environment that holds requirements.lock and this.",
 }
+GROUPS = {TOOLS_LOCK: "tools", BUILD_LOCK: "build"}
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", re.MULTILINE)
 
 
 def ranges_of(lock: Path, pyproject: Mapping[str, object]) -> list[str]:
     """The requirement lines that `lock` answers, sorted."""
-    if lock == TOOLS_LOCK:
-        return sorted(_table(pyproject, "dependency-groups", "tools"))
+    if lock in GROUPS:
+        return sorted(_table(pyproject, "dependency-groups", GROUPS[lock]))
     runtime = _table(pyproject, "project", "dependencies")
     if lock == RUNTIME_LOCK:
         return sorted(runtime)
@@ -75,13 +77,14 @@ def _pyproject() -> dict[str, object]:
 
 
 def write_locks(arguments: Sequence[str]) -> int:
-    """Make all three again; pins are kept where the ranges allow, unless `--upgrade` is among the arguments."""
+    """Make all of them again; pins are kept where the ranges allow, unless `--upgrade` is among the arguments."""
     uv = ensure_toolbox() / "uv"
     pyproject = _pyproject()
     for lock, extra in (
         (DEV_LOCK, [str(PYPROJECT), "--extra", "dev"]),
         (RUNTIME_LOCK, [str(PYPROJECT), "--constraints", str(DEV_LOCK)]),  # what is shipped is what was tested
-        (TOOLS_LOCK, ["--group", "tools"]),
+        (TOOLS_LOCK, ["--group", GROUPS[TOOLS_LOCK]]),
+        (BUILD_LOCK, ["--group", GROUPS[BUILD_LOCK], "--constraints", str(DEV_LOCK)]),  # no two versions of one name
     ):
         body = _compile(uv, lock, [*extra, *arguments])
         if body is None:

@@ -11,6 +11,7 @@ PACKAGING = ROOT / "packaging"
 RUNTIME_LOCK = PACKAGING / "requirements.lock"  # what the executable ships
 DEV_LOCK = PACKAGING / "dev.lock"  # the same, with the gates and the tests
 TOOLS_LOCK = PACKAGING / "tools.lock"  # what makes the locks and builds the real servers
+BUILD_LOCK = PACKAGING / "build.lock"  # what makes the executable, beside RUNTIME_LOCK
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:

@@ -12,6 +12,7 @@ from .files import exclusive, replace_text
 from .paths import DEV_LOCK, ROOT, VENV
 
 STAMP = ".from-lock"
+REPORT = "installed.json"  # pip's own: which archive, of those that the lock allows, was taken
 LAYOUT = "1"  # raise it when an environment made by this file has to be made again
 SHEBANG_LIMIT = 120  # Linux cuts the line at 127 bytes on older kernels
 
@@ -39,37 +40,40 @@ def ensure_project() -> Path:
     return ensure_venv(VENV, DEV_LOCK, project=ROOT)
 
 
-def ensure_venv(venv: Path, lock: Path, *, project: Path | None = None) -> Path:
-    """Make `venv` hold exactly what `lock` says; quick when it does already. Raises SetupFailed."""
-    if not _is_current(venv, lock, project):
+def ensure_venv(venv: Path, *locks: Path, project: Path | None = None) -> Path:
+    """Make `venv` hold exactly what the `locks` say; quick when it does already. Raises SetupFailed."""
+    if not _is_current(venv, locks, project):
         with exclusive(venv):
-            if not _is_current(venv, lock, project):
-                _make(venv, lock, project)
-                replace_text(venv / STAMP, stamp_of(venv, lock, project))
+            if not _is_current(venv, locks, project):
+                _make(venv, locks, project)
+                replace_text(venv / STAMP, stamp_of(venv, locks, project))
     return venv / "bin" / "python"
 
 
-def stamp_of(venv: Path, lock: Path, project: Path | None) -> str:
-    """What `venv` was made from: the lock, the tree, and the Python its link leads to, which an upgrade may move."""
+def stamp_of(venv: Path, locks: Sequence[Path], project: Path | None) -> str:
+    """What `venv` was made from: the locks, the tree, and the Python its link leads to, which an upgrade may move."""
     python = os.path.realpath(venv / "bin" / "python")
-    return "\n".join((LAYOUT, python, str(project or ""), hashlib.sha256(lock.read_bytes()).hexdigest())) + "\n"
+    digests = [hashlib.sha256(lock.read_bytes()).hexdigest() for lock in locks]
+    return "\n".join((LAYOUT, python, str(project or ""), *digests)) + "\n"
 
 
-def _is_current(venv: Path, lock: Path, project: Path | None) -> bool:
+def _is_current(venv: Path, locks: Sequence[Path], project: Path | None) -> bool:
     try:
         found = (venv / STAMP).read_text(encoding="utf-8")
     except OSError:
         return False
-    return found == stamp_of(venv, lock, project) and os.access(venv / "bin" / "python", os.X_OK)
+    return found == stamp_of(venv, locks, project) and os.access(venv / "bin" / "python", os.X_OK)
 
 
-def _make(venv: Path, lock: Path, project: Path | None) -> None:
-    print(f"setting up {venv} from {lock.name}: about half a minute", file=sys.stderr, flush=True)
+def _make(venv: Path, locks: Sequence[Path], project: Path | None) -> None:
+    names = " and ".join(lock.name for lock in locks)
+    print(f"setting up {venv} from {names}: about half a minute", file=sys.stderr, flush=True)
     (venv / STAMP).unlink(missing_ok=True)  # from here on an interrupted run is seen and done again
     _step([_base_python(), "-m", "venv", "--clear", str(venv)], NO_VENV)
     pip = [str(venv / "bin" / "python"), "-m", "pip", "-q", "--disable-pip-version-check"]
-    install = ["install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(lock)]
-    _step([*pip, *install], f"pip could not install {lock.name}: see above; is a package index reachable?")
+    install = ["install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--report", str(venv / REPORT)]
+    wanted = [argument for lock in locks for argument in ("-r", str(lock))]
+    _step([*pip, *install, *wanted], f"pip could not install {names}: see above; is a package index reachable?")
     if project is not None:
         _add_project(venv, project)
 
