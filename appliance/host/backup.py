@@ -166,7 +166,7 @@ def _check(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
             members.append(member)
             if len(members) > MAX_MEMBERS:
                 raise HostFailure("the archive holds too many files to be a backup of ours", Exit.DATA)
-        while tar.fileobj is not None and tar.fileobj.read(1 << 20):
+        while tar.fileobj.read(1 << 20):
             pass  # gzip's checksum stands at the very end
     except (tarfile.TarError, EOFError, OSError) as error:
         raise HostFailure(f"the backup is damaged: {error}", Exit.DATA) from None
