@@ -59,6 +59,18 @@ def _agent() -> click.Command:
     return agent
 
 
+def _verify() -> click.Command:
+    from appliance.cli.verify import verify
+
+    return verify
+
+
+def _smoke_test() -> click.Command:
+    from appliance.cli.verify import smoke_test
+
+    return smoke_test
+
+
 def _verify_images() -> click.Command:
     from appliance.cli.verify import verify_images
 
@@ -115,6 +127,8 @@ COMMANDS: Mapping[str, Row] = {
     "status": Row("Say what is installed and whether it runs.", _status),
     "uninstall": Row("Remove what was installed.", _uninstall),
     "backup": Row("Save configuration and state, or put them back.", _backup),
+    "smoke-test": Row("Start this file on free ports and prove that it works.", _smoke_test),
+    "verify": Row("Check a gateway from outside, or one started for it.", _verify),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
 }
 
