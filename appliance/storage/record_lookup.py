@@ -159,12 +159,11 @@ class RecordLookup:
     async def _look_up(self, record_id: str) -> tuple[bytes | None, bool]:
         """The line, if the index has it, and whether that is the last word."""
         await self._wait_until_settled()
-        complete, builds = self._is_complete(), self._index.builds
+        complete = self._is_complete()
         try:
             return await self._in_thread(partial(self._find, record_id)), complete
         except (IndexDamaged, _IndexIsStale):
-            if builds == self._index.builds:  # or else it is a new one already
-                await self._begin_anew()
+            await self._begin_anew()
         await self._wait_until_settled()
         complete = self._is_complete()
         return await self._in_thread(partial(self._find, record_id)), complete

@@ -57,7 +57,7 @@ def test_flipped_byte_is_found_in_its_file_and_line(
     code, said = run(capsys, "--all", str(path))
     assert code == 1
     assert said.startswith(f"{file}:2: ")
-    assert said.splitlines()[1].startswith(f"before it: {segment} records, ")
+    assert said.splitlines()[1].startswith(f"before it: {segment} record")
 
 
 def test_every_flipped_byte_is_found(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

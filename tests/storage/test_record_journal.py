@@ -1,5 +1,6 @@
 """The journal of records: torn tails set aside, segments closed and removed, and one chain through all of them."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -235,6 +236,32 @@ def test_last_append_can_be_taken_back(path: Path) -> None:
         writer.append(number)
         before = writer.head
     assert_whole(path, 3)
+
+
+def test_segment_that_begins_after_something_was_taken_back_has_its_true_name(path: Path) -> None:
+    writer = Writer(path, max_bytes=1000)
+    writer.append(1)
+    before = writer.head
+    writer.append(2, 3)
+    writer.journal.take_back()
+    writer.head = before
+    writer.append(2, filler=900)
+    writer.append(3, filler=900)
+    assert [segment.first_seq for segment in list_closed(path)] == [1, 2]
+    assert_whole(path, 3)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_failed_batch_leaves_no_part_of_itself(path: Path, number: int) -> None:
+    disk = Disk()
+    writer = Writer(path, disk=disk)
+    writer.append(1)
+    good = path.read_bytes()
+    disk.error = number
+    with pytest.raises(OSError) as caught:
+        writer.append(2, 3)
+    assert caught.value.errno == number
+    assert path.read_bytes() == good
 
 
 def test_one_process_at_a_time_writes_a_log(path: Path) -> None:

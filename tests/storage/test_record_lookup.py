@@ -14,6 +14,7 @@ import trio.testing
 from appliance.storage import record_lookup
 from appliance.storage.record_index import read_boot_id
 from appliance.storage.record_scan import IdReader, find_stored
+from appliance.storage.records import RecordLog
 from appliance.storage.segments import closed_path, list_closed
 from tests.storage.record_support import (
     append_in_turn,
@@ -34,6 +35,13 @@ def path(tmp_path: Path) -> Path:
 
 def index_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.index")
+
+
+async def until_forgotten(records: RecordLog) -> None:
+    """Wait until the index has everything, and the memory nothing."""
+    with trio.fail_after(10):
+        while records._lookup._recent:  # noqa: ASYNC110 (a thread's work has no event)
+            await trio.sleep(0.001)
 
 
 async def write_log(path: Path, records: int = 30) -> dict[str, bytes]:
@@ -145,7 +153,7 @@ async def test_index_that_says_the_wrong_place_is_found_out_and_made_anew(path: 
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(assert_found, records, kept)
-        assert records.statistics().index_builds < 4
+        assert records.statistics().index_builds == 1
         assert records.statistics().damaged == 0
 
 
@@ -160,6 +168,16 @@ async def test_start_does_not_wait_for_the_index_and_a_look_up_reads_the_log_mea
         assert await records.read(id_of(99)) is None
         kept |= await append_many(records, range(30, 40))
         await assert_found(records, kept)
+
+
+async def test_link_in_place_of_the_index_is_not_followed(path: Path) -> None:
+    path.with_name("precious").write_bytes(b"")
+    index_of(path).symlink_to("precious")
+    async with running(path) as records:
+        kept = await append_many(records, range(5))
+        await until(lambda now: now.index_errors > 0, records)
+        await assert_found(records, kept)
+    assert path.with_name("precious").read_bytes() == b""
 
 
 @pytest.mark.parametrize("recent_max_bytes", [0, 3000, 10**6])
@@ -191,9 +209,7 @@ async def test_record_that_had_to_leave_the_memory_before_the_index_had_it_is_fo
 async def test_records_leave_the_memory_when_the_index_has_them(path: Path) -> None:
     async with running(path) as records:
         kept = await append_many(records, range(600), filler="x" * 5000)
-        with trio.fail_after(10):
-            while records._lookup._recent:  # noqa: ASYNC110 (a thread's work has no event)
-                await trio.sleep(0.001)
+        await until_forgotten(records)
         await assert_found(records, kept)
 
 
@@ -212,7 +228,9 @@ async def test_what_an_argument_calls_an_id_is_not_taken_for_one(path: Path) -> 
 async def test_removed_records_are_gone_and_leave_the_index(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.storage.record_index._FORGET_ROWS", 7)
     async with running(path, max_bytes=2000, total_max_bytes=9000) as records:
-        lines = await append_in_turn(records, range(100))
+        lines = await append_in_turn(records, range(20))
+        await until_forgotten(records)
+        lines |= await append_in_turn(records, range(20, 100))
         oldest = list_closed(path)[0].first_seq
         assert records.statistics().removed > 0
     with sqlite3.connect(index_of(path)) as database:
@@ -275,6 +293,7 @@ async def test_moved_away_segment_is_none_and_the_rest_is_found(path: Path) -> N
     async with running(path) as records:
         for record_id, line in kept.items():
             assert await records.read(record_id) == (None if record_id in gone else line)
+        assert records.statistics().index_builds == 0
 
 
 async def test_log_is_read_while_it_is_written(path: Path) -> None:

@@ -82,6 +82,14 @@ async def test_many_unsynced_records_do_not_wait_for_the_interval(tmp_path: Path
         await until(lambda now: now.syncs > 0, records)
 
 
+async def test_what_is_not_synced_yet_is_synced_at_the_end(tmp_path: Path) -> None:
+    disk = SyncingDisk()
+    async with running(tmp_path / "invocations.jsonl", disk, sync_interval_s=1000) as records:
+        await append_in_turn(records, range(5))
+        assert disk.syncs == 0
+    assert disk.syncs == 1
+
+
 async def test_fields_that_are_no_json_or_the_chains_own_are_refused(tmp_path: Path) -> None:
     records = make_log(tmp_path / "invocations.jsonl")
     with pytest.raises(ValueError, match="JSON"):
