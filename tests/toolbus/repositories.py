@@ -63,3 +63,13 @@ def make_repository(base: Path, *init: str) -> TestRepository:
     repository.write("a", "one\n")
     repository.commit("first")
     return repository
+
+
+def sign_commit(repository: TestRepository) -> None:
+    """The last commit again, with a signature that somebody would have to check."""
+    commit = repository.git("cat-file", "commit", "HEAD")
+    head, _, body = commit.partition("\n\n")
+    signed = f"{head}\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n{body}"
+    (repository.home / "commit").write_text(signed)
+    name = repository.git("hash-object", "-t", "commit", "-w", str(repository.home / "commit")).strip()
+    repository.git("update-ref", "refs/heads/main", name)

@@ -13,7 +13,7 @@ import pytest
 from appliance.toolbus.base import Outcome, ToolFailed
 from appliance.toolbus.builtin.git import make
 from tests.toolbus.programs import nothing_left
-from tests.toolbus.repositories import TestRepository, make_repository
+from tests.toolbus.repositories import TestRepository, make_repository, sign_commit
 from tests.toolbus.tools import environment
 
 
@@ -64,16 +64,14 @@ def by_submodule(repository: TestRepository) -> None:
     repository.git("clone", "-q", str(repository.path), str(repository.path / "sub"))
     repository.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "./sub", "sub", check=False)
     repository.commit()
-    repository.git("config", "core.fsmonitor", str(repository.evil), cwd=repository.path / "sub")
+    sub = repository.path / "sub"
+    (sub / ".gitattributes").write_text("a filter=evil\n")
+    (sub / "a").write_text("two\n")
+    repository.git("config", "filter.evil.clean", str(repository.evil), cwd=sub)
 
 
 def by_signature(repository: TestRepository) -> None:
-    commit = repository.git("cat-file", "commit", "HEAD")
-    head, _, body = commit.partition("\n\n")
-    signed = f"{head}\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n{body}"
-    (repository.home / "commit").write_text(signed)
-    name = repository.git("hash-object", "-t", "commit", "-w", str(repository.home / "commit")).strip()
-    repository.git("update-ref", "refs/heads/main", name)
+    sign_commit(repository)
     repository.configure(gpg__program=str(repository.evil), log__showSignature="true")
 
 
