@@ -45,7 +45,7 @@ class _Declared:
         first = self.tool.argv[0]
         found = first if "/" in first else shutil.which(first, path=PATH)
         if found is None:
-            raise ToolFailed("program_not_found", f"{first} was not found: install it, or correct its path")
+            raise ToolFailed("program_not_found", f"{first} was not found: install it, or correct its path.")
         return found
 
     def _program(self, path: str, arguments: Arguments, home: Path) -> Program:

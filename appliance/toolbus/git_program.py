@@ -53,9 +53,11 @@ class Git:
         program = self._program(argv, scratch, variables, self.timeout_s, cwd=scratch)
         result = await run_program(program)
         if result.timed_out:
-            raise ToolFailed("timeout", "its configuration could not be read in time: look at its disk")
+            raise ToolFailed("timeout", "The repository's configuration could not be read in time: look at its disk.")
         if result.returncode != 0 or result.stdout_cut:
-            raise ToolFailed("bad_repository", "its configuration cannot be read: `git config --list` shows why")
+            raise ToolFailed(
+                "bad_repository", "The repository's configuration cannot be read: `git config --list` shows why."
+            )
         return result.stdout
 
     def _program(
@@ -80,5 +82,5 @@ class Git:
     def _find(self) -> str:
         found = shutil.which(self.program, path=PATH)
         if found is None:
-            raise ToolFailed("program_not_found", "git was not found: install it")
+            raise ToolFailed("program_not_found", "git was not found: install it.")
         return found

@@ -12,9 +12,9 @@ import pytest
 
 from appliance.toolbus.base import Outcome, ToolFailed
 from appliance.toolbus.builtin.git import make
+from tests.toolbus.environments import make_environment
 from tests.toolbus.programs import nothing_left
 from tests.toolbus.repositories import TestRepository, make_repository, sign_commit
-from tests.toolbus.tools import environment
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def repository(tmp_path: Path) -> TestRepository:
 
 
 async def run_git(cwd: Path | None, *words: str, **settings: Any) -> Outcome:
-    return await make(environment(tools_git_cwd=cwd, **settings)).run({"args": list(words)})
+    return await make(make_environment(tools_git_cwd=cwd, **settings)).run({"args": list(words)})
 
 
 async def shown(cwd: Path, *words: str) -> str:
@@ -364,7 +364,7 @@ async def test_a_failure_keeps_what_git_said(repository: TestRepository) -> None
 
 
 def test_the_tool_takes_a_list_of_words_and_nothing_else() -> None:
-    tool = make(environment())
+    tool = make(make_environment())
     assert (tool.name, tool.version, tool.side_effects, tool.source) == ("git", "1", False, "builtin")
     assert tool.parameters["additionalProperties"] is False
     assert tool.parameters["properties"]["args"]["type"] == "array"

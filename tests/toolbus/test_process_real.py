@@ -112,11 +112,11 @@ sys.path[:0] = {[*filter(None, sys.path), str(ROOT)]!r}
 from pathlib import Path
 from appliance.toolbus.base import ToolFailed
 from appliance.toolbus.builtin import git, shell
-from tests.toolbus.tools import environment
+from tests.toolbus.environments import make_environment
 subprocess.run(["/bin/true"], check=True)
 async def call(tool, arguments, **settings):
     try:
-        print((await tool.make(environment(**settings)).run(arguments)).fields)
+        print((await tool.make(make_environment(**settings)).run(arguments)).fields)
     except ToolFailed as failure:
         print(failure.kind)
 """

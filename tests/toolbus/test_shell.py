@@ -10,13 +10,13 @@ import pytest
 
 from appliance.toolbus.base import Outcome, ToolFailed
 from appliance.toolbus.builtin.shell import find_allowed, make
+from tests.toolbus.environments import make_environment
 from tests.toolbus.programs import nothing_left
 from tests.toolbus.repositories import make_repository
-from tests.toolbus.tools import environment
 
 
 async def shell(cmd: str, allowed: str = "echo,cat,ls,pwd,printf,sleep,env,sh,git", **settings: Any) -> Outcome:
-    return await make(environment(tools_shell_allowed_cmds=allowed, **settings)).run({"cmd": cmd})
+    return await make(make_environment(tools_shell_allowed_cmds=allowed, **settings)).run({"cmd": cmd})
 
 
 async def refused(cmd: str, allowed: str) -> ToolFailed:
@@ -156,6 +156,6 @@ async def test_sed_keeps_to_its_sandbox(tmp_path: Path) -> None:
 
 
 def test_the_tool_takes_a_line_and_nothing_else() -> None:
-    tool = make(environment())
+    tool = make(make_environment())
     assert (tool.name, tool.version, tool.side_effects, tool.source) == ("shell", "1", True, "builtin")
     assert tool.parameters["additionalProperties"] is False

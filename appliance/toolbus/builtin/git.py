@@ -27,7 +27,7 @@ def make(environment: ToolEnvironment) -> Tool:
     async def run(arguments: Arguments) -> Outcome:
         cwd = environment.settings.tools_git_cwd
         if cwd is None:
-            raise ToolFailed("not_configured", "there is no repository to look at: set TOOLS_GIT_CWD.")
+            raise ToolFailed("not_configured", "There is no repository to look at: set TOOLS_GIT_CWD.")
         return await _git(environment, environment.settings, cwd).run(arguments["args"])
 
     return Tool(
