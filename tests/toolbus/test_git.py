@@ -1,9 +1,6 @@
 """git: shows what git shows, of one repository, and whatever that repository says runs nothing."""
 
-# ruff: noqa: ASYNC221 -- small files, and a git to compare with
-
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,7 +215,7 @@ async def test_a_working_tree_elsewhere_is_not_followed(repository: TestReposito
 async def test_another_users_repository_is_read(repository: TestRepository) -> None:
     if os.geteuid() != 0:
         pytest.skip("giving files away takes root")
-    subprocess.run(["chown", "-R", "65534", str(repository.path)], check=True)
+    repository.give_away()
     assert await shown(repository.path, "log", "--format=%s") == "first\n"
 
 
