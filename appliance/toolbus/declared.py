@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
@@ -10,9 +9,9 @@ from appliance.config.settings import Settings
 from appliance.config.tool_registry import DeclaredTool
 from appliance.protocol.canonical import canonical_json
 from appliance.toolbus.base import Arguments, Outcome, Tool, ToolEnvironment, ToolFailed
-from appliance.toolbus.outcomes import declared_outcome, limits_of
+from appliance.toolbus.outcomes import declared_outcome
 from appliance.toolbus.process import run_program
-from appliance.toolbus.program import PATH, Program
+from appliance.toolbus.program import PATH, bounded_program
 from appliance.toolbus.scratch import open_scratch
 
 
@@ -38,25 +37,19 @@ class _Declared:
     async def run(self, arguments: Arguments) -> Outcome:
         path = await trio.to_thread.run_sync(self._find, limiter=self.files)
         async with open_scratch() as home:
-            program = self._program(path, arguments, home)
+            program = bounded_program(
+                self.settings,
+                (path, *self.tool.argv[1:]),
+                home=home,
+                cwd=self.tool.cwd or home,
+                timeout_s=self.tool.timeout_s or self.settings.tools_shell_timeout_sec,
+                stdin=canonical_json(dict(arguments)).encode(),
+            )
             return declared_outcome(program, await run_program(program))
 
     def _find(self) -> str:
         first = self.tool.argv[0]
         found = first if "/" in first else shutil.which(first, path=PATH)
         if found is None:
-            raise ToolFailed("program_not_found", f"{first} was not found: install it, or correct its path")
+            raise ToolFailed("program_not_found", f"{first} was not found: install it, or correct its path.")
         return found
-
-    def _program(self, path: str, arguments: Arguments, home: Path) -> Program:
-        tool, settings = self.tool, self.settings
-        return Program(
-            argv=(path, *tool.argv[1:]),
-            home=home,
-            cwd=tool.cwd or home,
-            timeout_s=tool.timeout_s or settings.tools_shell_timeout_sec,
-            stdin=canonical_json(dict(arguments)).encode(),
-            stdout_max_chars=settings.tools_subprocess_stdout_max_chars,
-            stderr_max_chars=settings.tools_subprocess_stderr_max_chars,
-            limits=limits_of(settings),
-        )

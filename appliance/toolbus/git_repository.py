@@ -61,7 +61,7 @@ def find_repository(cwd: Path) -> Repository:
             return _linked(directory, _small(marker))
         if (directory / "HEAD").is_file() and (directory / "objects").is_dir() and (directory / "refs").is_dir():
             return Repository(directory, directory, None)
-    raise ToolFailed("not_a_repository", "there is no git repository where git would run: name another directory")
+    raise ToolFailed("not_a_repository", "There is no git repository where git would run: name another directory.")
 
 
 def make_view(repository: Repository, view: Path, entries: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -131,7 +131,9 @@ def read_entries(listed: str) -> Iterator[tuple[str, str]]:
 def _linked(directory: Path, text: str) -> Repository:
     """`.git` is a file in linked working trees and submodules: gitrepository-layout(5), gitdir and commondir."""
     if not text.startswith("gitdir: "):
-        raise ToolFailed("not_a_repository", "its .git is neither a directory nor a gitdir file: look at it")
+        raise ToolFailed(
+            "not_a_repository", "The repository's .git is neither a directory nor a gitdir file: look at it."
+        )
     own = directory / text.removeprefix("gitdir: ").rstrip("\n")
     if not (own / "commondir").is_file():
         return Repository(own, own, directory)
@@ -143,13 +145,15 @@ def _small(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise ToolFailed("bad_repository", f"its {path.name} cannot be read ({error.strerror}): see to it") from None
+        raise ToolFailed(
+            "bad_repository", f"The repository's {path.name} cannot be read ({error.strerror}): see to it."
+        ) from None
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ToolFailed("bad_repository", f"its {path.name} is no file: see to it")
+            raise ToolFailed("bad_repository", f"The repository's {path.name} is no file: see to it.")
         data = file.read(_SMALL_BYTES + 1)
     if len(data) > _SMALL_BYTES:
-        raise ToolFailed("bad_repository", f"its {path.name} is longer than any: see to it")
+        raise ToolFailed("bad_repository", f"The repository's {path.name} is longer than any: see to it.")
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -162,7 +166,9 @@ def _check_extensions(described: dict[str, str]) -> None:
 
 
 def _unsupported(what: str) -> ToolFailed:
-    return ToolFailed("unsupported_repository", f"it uses {what[:60]!r}, which this tool cannot read: convert it")
+    return ToolFailed(
+        "unsupported_repository", f"The repository uses {what[:60]!r}, which this tool cannot read: convert it."
+    )
 
 
 def _link(target: Path, link: Path) -> None:

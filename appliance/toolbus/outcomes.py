@@ -3,17 +3,12 @@
 import signal
 from typing import Any
 
-from appliance.config.settings import Settings
 from appliance.protocol.errors import InvalidRequest
 from appliance.protocol.strictjson import parse_object
 from appliance.toolbus.base import Outcome, ToolFailed
-from appliance.toolbus.program import Limits, Program, ProgramResult
+from appliance.toolbus.program import Program, ProgramResult
 
 _NO_JSON = object()
-
-
-def limits_of(settings: Settings) -> Limits:
-    return Limits(memory_bytes=settings.tools_subprocess_max_memory_bytes)
 
 
 def command_outcome(program: Program, result: ProgramResult) -> Outcome:
@@ -55,7 +50,7 @@ def _outcome(program: Program, result: ProgramResult, fields: dict[str, Any]) ->
 
 def _failure(program: Program, result: ProgramResult) -> ToolFailed | None:
     if result.timed_out:
-        return ToolFailed("timeout", f"{program.name} did not end within {program.timeout_s:g} s and was killed.")
+        return ToolFailed("timeout", f"{program.name} did not end within {round(program.timeout_s, 1):g} s and was killed.")
     if result.returncode == 0:
         return None
     if result.returncode > 0:

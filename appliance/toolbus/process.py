@@ -68,7 +68,7 @@ async def _start(program: Program) -> _Run:
     with trio.move_on_after(program.timeout_s):
         process = await spawn(program)
         return _Run(program, process, Tail(program.stdout_max_chars), Tail(program.stderr_max_chars))
-    raise ToolFailed("timeout", f"{program.name} could not be started within {program.timeout_s:g} s: try again")
+    raise ToolFailed("timeout", f"{program.name} could not be started within {program.timeout_s:g} s: try again.")
 
 
 async def _converse(run: _Run) -> None:
@@ -141,7 +141,7 @@ async def _close(run: _Run) -> None:
 
 def _result(run: _Run, *, timed_out: bool) -> ProgramResult:
     if run.returncode is None:
-        raise ToolFailed("not_ended", f"{run.program.name} could not be ended: it waits inside the kernel")
+        raise ToolFailed("not_ended", f"{run.program.name} could not be ended: it waits inside the kernel.")
     stderr = run.err.text()
     if (failure := explain_start(run.program, run.returncode, stderr)) is not None:
         raise failure

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.config.settings import Settings
+
 # The machine's own programs, as Debian's login(1) and systemd have it; what a user has in a home is not among them.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -50,6 +52,22 @@ class Program:
         """Made from nothing: neither the gateway's secrets nor the library path of its executable is in it."""
         home = str(self.home)
         return {"PATH": PATH, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", **self.variables}
+
+
+def bounded_program(
+    settings: Settings, argv: tuple[str, ...], *, home: Path, cwd: Path, timeout_s: float, stdin: bytes = b""
+) -> Program:
+    """A program within the bounds that the operator set for all of them."""
+    return Program(
+        argv=argv,
+        home=home,
+        cwd=cwd,
+        timeout_s=timeout_s,
+        stdin=stdin,
+        stdout_max_chars=settings.tools_subprocess_stdout_max_chars,
+        stderr_max_chars=settings.tools_subprocess_stderr_max_chars,
+        limits=Limits(memory_bytes=settings.tools_subprocess_max_memory_bytes),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,9 @@ class Schemas:
 
 def make_validator(schema: Schema) -> "Validator":
     """Nothing is ever fetched: a `$ref` out of the schema raises when it is met; the registry refuses such schemas."""
-    from jsonschema import Draft202012Validator
-    from referencing import Registry
+    from appliance.config.tool_schemas import validator_of
 
-    return Draft202012Validator(schema, registry=Registry())
+    return validator_of(schema)
 
 
 def _issue(error: "ValidationError") -> dict[str, str]:

@@ -23,7 +23,7 @@ async def open_scratch() -> AsyncIterator[Path]:
         directory = await trio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix=PREFIX), limiter=threads)
     except OSError as error:
         reason = error.strerror or "no directory"
-        raise ToolFailed("no_scratch", f"no temporary directory could be made ({reason}): see to its disk") from None
+        raise ToolFailed("no_scratch", f"No temporary directory could be made ({reason}): see to its disk.") from None
     try:
         yield Path(directory)
     finally:

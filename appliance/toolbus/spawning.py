@@ -65,7 +65,7 @@ def explain_start(program: Program, returncode: int, stderr: str) -> ToolFailed 
     for number in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.E2BIG):
         if reason == os.strerror(number):
             return _refused(OSError(number, reason), program)
-    return ToolFailed("program_not_started", f"{program.name} could not be started ({reason})")
+    return ToolFailed("program_not_started", f"{program.name} could not be started ({reason}).")
 
 
 def _check_text(program: Program) -> None:
@@ -73,9 +73,9 @@ def _check_text(program: Program) -> None:
     try:
         data = [os.fsencode(word) for word in program.argv]
     except UnicodeEncodeError:
-        raise ToolFailed("bad_argument", "an argument holds half a surrogate pair: send UTF-8") from None
+        raise ToolFailed("bad_argument", "An argument holds half a surrogate pair: send UTF-8.") from None
     if any(b"\0" in word for word in data):
-        raise ToolFailed("bad_argument", "an argument holds NUL: no program takes one")
+        raise ToolFailed("bad_argument", "An argument holds NUL: no program takes one.")
 
 
 def _may_be_wrapped(program: Program) -> bool:
@@ -156,7 +156,7 @@ def _limit(pid: int, limits: dict[str, tuple[int, int]]) -> None:
 
 def _refused(error: OSError, program: Program) -> ToolFailed:
     if error.filename is not None and os.fspath(error.filename) == os.fspath(program.cwd):
-        return ToolFailed("cwd_missing", "the directory that it runs in cannot be entered: create it, or name another")
+        return ToolFailed("cwd_missing", "The directory that it runs in cannot be entered: create it, or name another.")
     number = error.errno or 0
     kind, words = _REASONS.get(number, ("program_not_started", f"could not be started ({os.strerror(number)})"))
-    return ToolFailed(kind, f"{program.name} {words}")
+    return ToolFailed(kind, f"{program.name} {words}.")

@@ -27,8 +27,5 @@ class Tail:
         return len(self._kept) < self.total_bytes or len(self._decoded()) > self._max_chars
 
     def _decoded(self) -> str:
-        kept = self._kept
-        if len(kept) < self.total_bytes:  # the first character may have lost its head
-            start = next((at for at, byte in enumerate(kept[:_UTF8_BYTES]) if byte & 0xC0 != 0x80), 0)
-            kept = kept[start:]
-        return kept.decode("utf-8", "replace")
+        """A first character that lost its head falls out: so many bytes have as many characters after it."""
+        return self._kept.decode("utf-8", "replace")

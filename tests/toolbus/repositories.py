@@ -47,6 +47,10 @@ class TestRepository:
         self.git("add", "-A")
         self.git("commit", "-q", "-m", message)
 
+    def give_away(self) -> None:
+        """To nobody, as root can."""
+        subprocess.run(["chown", "-R", "65534", str(self.path)], check=True)
+
     def snapshot(self) -> dict[str, tuple[int, int]]:
         """Every file of it, with size and time: reading must change none."""
         files = (path for path in self.path.rglob("*") if not path.is_dir())
@@ -63,3 +67,13 @@ def make_repository(base: Path, *init: str) -> TestRepository:
     repository.write("a", "one\n")
     repository.commit("first")
     return repository
+
+
+def sign_commit(repository: TestRepository) -> None:
+    """The last commit again, with a signature that somebody would have to check."""
+    commit = repository.git("cat-file", "commit", "HEAD")
+    head, _, body = commit.partition("\n\n")
+    signed = f"{head}\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n{body}"
+    (repository.home / "commit").write_text(signed)
+    name = repository.git("hash-object", "-t", "commit", "-w", str(repository.home / "commit")).strip()
+    repository.git("update-ref", "refs/heads/main", name)

@@ -11,8 +11,8 @@ import pytest
 from appliance.config.tool_registry import DeclaredTool
 from appliance.toolbus.base import Outcome, ToolFailed
 from appliance.toolbus.declared import make_declared
+from tests.toolbus.environments import make_environment
 from tests.toolbus.programs import nothing_left
-from tests.toolbus.tools import environment
 
 
 def declare(*argv: str, **fields: Any) -> DeclaredTool:
@@ -22,7 +22,7 @@ def declare(*argv: str, **fields: Any) -> DeclaredTool:
 
 
 async def call(tool: DeclaredTool, arguments: dict[str, Any] | None = None, **settings: Any) -> Outcome:
-    return await make_declared(tool, environment(**settings)).run(arguments or {})
+    return await make_declared(tool, make_environment(**settings)).run(arguments or {})
 
 
 async def test_arguments_come_as_canonical_json_on_stdin() -> None:
@@ -92,6 +92,6 @@ async def test_a_program_that_is_not_there_is_a_failure() -> None:
 
 
 def test_a_declared_tool_says_what_it_is() -> None:
-    tool = make_declared(declare("cat"), environment())
+    tool = make_declared(declare("cat"), make_environment())
     assert (tool.name, tool.version, tool.description, tool.source) == ("mine", "3", "Mine.", "registry")
     assert tool.side_effects

@@ -1,9 +1,6 @@
 """git: shows what git shows, of one repository, and whatever that repository says runs nothing."""
 
-# ruff: noqa: ASYNC221 -- small files, and a git to compare with
-
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +9,9 @@ import pytest
 
 from appliance.toolbus.base import Outcome, ToolFailed
 from appliance.toolbus.builtin.git import make
+from tests.toolbus.environments import make_environment
 from tests.toolbus.programs import nothing_left
-from tests.toolbus.repositories import TestRepository, make_repository
-from tests.toolbus.tools import environment
+from tests.toolbus.repositories import TestRepository, make_repository, sign_commit
 
 
 @pytest.fixture
@@ -23,7 +20,7 @@ def repository(tmp_path: Path) -> TestRepository:
 
 
 async def run_git(cwd: Path | None, *words: str, **settings: Any) -> Outcome:
-    return await make(environment(tools_git_cwd=cwd, **settings)).run({"args": list(words)})
+    return await make(make_environment(tools_git_cwd=cwd, **settings)).run({"args": list(words)})
 
 
 async def shown(cwd: Path, *words: str) -> str:
@@ -64,16 +61,14 @@ def by_submodule(repository: TestRepository) -> None:
     repository.git("clone", "-q", str(repository.path), str(repository.path / "sub"))
     repository.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "./sub", "sub", check=False)
     repository.commit()
-    repository.git("config", "core.fsmonitor", str(repository.evil), cwd=repository.path / "sub")
+    sub = repository.path / "sub"
+    (sub / ".gitattributes").write_text("a filter=evil\n")
+    (sub / "a").write_text("two\n")
+    repository.git("config", "filter.evil.clean", str(repository.evil), cwd=sub)
 
 
 def by_signature(repository: TestRepository) -> None:
-    commit = repository.git("cat-file", "commit", "HEAD")
-    head, _, body = commit.partition("\n\n")
-    signed = f"{head}\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n{body}"
-    (repository.home / "commit").write_text(signed)
-    name = repository.git("hash-object", "-t", "commit", "-w", str(repository.home / "commit")).strip()
-    repository.git("update-ref", "refs/heads/main", name)
+    sign_commit(repository)
     repository.configure(gpg__program=str(repository.evil), log__showSignature="true")
 
 
@@ -220,7 +215,7 @@ async def test_a_working_tree_elsewhere_is_not_followed(repository: TestReposito
 async def test_another_users_repository_is_read(repository: TestRepository) -> None:
     if os.geteuid() != 0:
         pytest.skip("giving files away takes root")
-    subprocess.run(["chown", "-R", "65534", str(repository.path)], check=True)
+    repository.give_away()
     assert await shown(repository.path, "log", "--format=%s") == "first\n"
 
 
@@ -366,7 +361,7 @@ async def test_a_failure_keeps_what_git_said(repository: TestRepository) -> None
 
 
 def test_the_tool_takes_a_list_of_words_and_nothing_else() -> None:
-    tool = make(environment())
+    tool = make(make_environment())
     assert (tool.name, tool.version, tool.side_effects, tool.source) == ("git", "1", False, "builtin")
     assert tool.parameters["additionalProperties"] is False
     assert tool.parameters["properties"]["args"]["type"] == "array"

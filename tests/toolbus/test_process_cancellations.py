@@ -10,9 +10,9 @@ import trio
 from appliance.config.tool_registry import DeclaredTool
 from appliance.toolbus.builtin import git, shell
 from appliance.toolbus.declared import make_declared
+from tests.toolbus.environments import make_environment
 from tests.toolbus.programs import marked, nothing_left, run_sh
 from tests.toolbus.repositories import make_repository
-from tests.toolbus.tools import environment
 
 MANY_STEPS = 400
 
@@ -35,12 +35,12 @@ async def a_script() -> None:
 
 
 async def a_shell() -> None:
-    await shell.make(environment(tools_shell_allowed_cmds="echo")).run({"cmd": "echo hi"})
+    await shell.make(make_environment(tools_shell_allowed_cmds="echo")).run({"cmd": "echo hi"})
 
 
 async def a_declared_tool() -> None:
     tool = DeclaredTool(name="mine", version="1", description="", parameters={}, argv=("cat",))
-    await make_declared(tool, environment()).run({"a": 1})
+    await make_declared(tool, make_environment()).run({"a": 1})
 
 
 @pytest.mark.parametrize("start", [a_script, a_shell, a_declared_tool])
@@ -54,7 +54,7 @@ async def test_git_cancelled_at_each_step_leaves_nothing(monkeypatch: pytest.Mon
     repository = make_repository(tmp_path)
 
     async def look() -> None:
-        await git.make(environment(tools_git_cwd=repository.path)).run({"args": ["status"]})
+        await git.make(make_environment(tools_git_cwd=repository.path)).run({"args": ["status"]})
 
     await cancel_at_each_step(monkeypatch, tmp_path, look)
 

@@ -13,7 +13,7 @@ import trio
 from appliance.toolbus.program import Limits
 from tests.real.debian import NotAvailable, find_strace
 from tests.toolbus.programs import SH, children, descriptors, marked, nothing_left, run, run_python, run_sh
-from tests.toolbus.repositories import make_repository
+from tests.toolbus.repositories import make_repository, sign_commit
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
@@ -112,11 +112,11 @@ sys.path[:0] = {[*filter(None, sys.path), str(ROOT)]!r}
 from pathlib import Path
 from appliance.toolbus.base import ToolFailed
 from appliance.toolbus.builtin import git, shell
-from tests.toolbus.tools import environment
+from tests.toolbus.environments import make_environment
 subprocess.run(["/bin/true"], check=True)
 async def call(tool, arguments, **settings):
     try:
-        print((await tool.make(environment(**settings)).run(arguments)).fields)
+        print((await tool.make(make_environment(**settings)).run(arguments)).fields)
     except ToolFailed as failure:
         print(failure.kind)
 """
@@ -126,12 +126,25 @@ async def call(tool, arguments, **settings):
         + "".join(f"    {line}\n" for line in script.strip().splitlines())
         + "trio.run(main)"
     )
-    command = [str(strace), "-f", "-qq", "-e", "trace=execve", "-o", str(log), sys.executable, "-c", body]
+    command = [
+        str(strace),
+        "-f",
+        "-qq",
+        "-e",
+        "trace=execve",
+        "-e",
+        "signal=none",
+        "-o",
+        str(log),
+        sys.executable,
+        "-c",
+        body,
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     if "ptrace" in done.stderr and done.returncode != 0:
         pytest.skip("tracing is not permitted here")
     assert done.returncode == 0, done.stderr
-    found = re.findall(r'execve\("([^"]+)"', log.read_text())
+    found = re.findall(r'execve\("([^"]+)".* = 0$', log.read_text(), re.MULTILINE)
     return found[found.index("/bin/true") + 1 :]
 
 
@@ -163,6 +176,8 @@ def test_git_in_a_hostile_repository_executes_git_alone(strace: Path, tmp_path: 
     )  # fmt: skip
     repository.write("a", "two\n")
     asked = [["status"], ["diff"], ["log", "-p"], ["show"], ["ls-files", "-m"], ["rev-parse", "HEAD"]]
+    asked.append(["log", "--format=%G?"])  # of a signed commit: the machine's own gpg is not run either
+    sign_commit(repository)
     script = "\n".join(
         f"await call(git, {{'args': {words!r}}}, tools_git_cwd=Path({str(repository.path)!r}))" for words in asked
     )

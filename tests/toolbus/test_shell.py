@@ -10,13 +10,15 @@ import pytest
 
 from appliance.toolbus.base import Outcome, ToolFailed
 from appliance.toolbus.builtin.shell import find_allowed, make
+from tests.toolbus.environments import make_environment
 from tests.toolbus.programs import nothing_left
 from tests.toolbus.repositories import make_repository
-from tests.toolbus.tools import environment
+
+LS = os.path.realpath("/bin/ls")
 
 
 async def shell(cmd: str, allowed: str = "echo,cat,ls,pwd,printf,sleep,env,sh,git", **settings: Any) -> Outcome:
-    return await make(environment(tools_shell_allowed_cmds=allowed, **settings)).run({"cmd": cmd})
+    return await make(make_environment(tools_shell_allowed_cmds=allowed, **settings)).run({"cmd": cmd})
 
 
 async def refused(cmd: str, allowed: str) -> ToolFailed:
@@ -109,7 +111,7 @@ async def test_another_program_of_the_same_name_is_not_the_allowed_one(tmp_path:
 async def test_what_runs_is_what_the_operator_named(tmp_path: Path) -> None:
     """A link to it leads there, and may lead elsewhere a moment later."""
     link = tmp_path / "ls"
-    link.symlink_to(os.path.realpath("/bin/ls"))
+    link.symlink_to(LS)
     assert find_allowed(str(link), ("ls",)) in {"/usr/bin/ls", "/bin/ls"}
 
 
@@ -156,6 +158,6 @@ async def test_sed_keeps_to_its_sandbox(tmp_path: Path) -> None:
 
 
 def test_the_tool_takes_a_line_and_nothing_else() -> None:
-    tool = make(environment())
+    tool = make(make_environment())
     assert (tool.name, tool.version, tool.side_effects, tool.source) == ("shell", "1", True, "builtin")
     assert tool.parameters["additionalProperties"] is False

@@ -34,8 +34,11 @@ def test_of_text_the_very_last_characters_are_kept(text: str, keep: int, size: i
 
 
 def test_a_character_that_lost_its_head_is_left_out() -> None:
-    tail = tail_of("é".encode() * 100, keep=3)
-    assert tail.text() == "ééé"
+    for text in ("é", "☃", "😀"):
+        for rest in (b"", b"\xf0\x9f\x98", b"x"):
+            tail = tail_of(text.encode() * 100 + rest, keep=3)
+            assert "\ufffd" not in tail.text().removesuffix("\ufffd")
+            assert len(tail.text()) == 3
 
 
 def test_bytes_that_are_no_text_are_replaced() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from appliance.config.errors import Findings
-from appliance.config.tool_registry import load_tool_registry
+from appliance.config.tool_registry import BUILTIN_TOOLS, load_tool_registry
 from appliance.toolbus import git_rules, shell_rules
 from appliance.toolbus.arguments import Options
 from appliance.toolbus.declared import make_declared
 from appliance.toolbus.program import PATH
-from tests.toolbus.tools import environment
+from appliance.toolbus.registry import BUILTINS
+from tests.toolbus.environments import make_environment
 
 DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENT = (DOCS / "tools.md").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ async def test_the_example_runs_and_gives_what_is_said() -> None:
     registry = load_tool_registry(EXAMPLE, findings)
     assert registry is not None
     assert (findings.mistakes, findings.warnings) == ([], [])
-    tool = make_declared(registry.tools[0], environment())
+    tool = make_declared(registry.tools[0], make_environment())
     outcome = await tool.run({"text": "to be or not to be", "most": 2})
     assert outcome.failure is None
     assert outcome.fields == examples()[1]
@@ -64,3 +65,7 @@ def test_every_program_with_a_rule_is_listed() -> None:
 
 def test_the_path_that_is_said_is_the_path() -> None:
     assert DOCUMENT.count(PATH) == 2
+
+
+def test_the_names_that_a_registry_may_not_take_are_the_built_in_tools() -> None:
+    assert set(BUILTINS) == BUILTIN_TOOLS

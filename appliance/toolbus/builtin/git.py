@@ -1,11 +1,7 @@
 """git: looks at one repository, with the subcommands and options that only look on."""
 
-from pathlib import Path
-
-from appliance.config.settings import Settings
 from appliance.toolbus.base import Arguments, Outcome, Schema, Tool, ToolEnvironment, ToolFailed
 from appliance.toolbus.git_program import Git
-from appliance.toolbus.outcomes import limits_of
 
 _PARAMETERS: Schema = {
     "type": "object",
@@ -25,10 +21,11 @@ _PARAMETERS: Schema = {
 
 def make(environment: ToolEnvironment) -> Tool:
     async def run(arguments: Arguments) -> Outcome:
-        cwd = environment.settings.tools_git_cwd
-        if cwd is None:
-            raise ToolFailed("not_configured", "there is no repository to look at: set TOOLS_GIT_CWD.")
-        return await _git(environment, environment.settings, cwd).run(arguments["args"])
+        settings = environment.settings
+        if settings.tools_git_cwd is None:
+            raise ToolFailed("not_configured", "There is no repository to look at: set TOOLS_GIT_CWD.")
+        git = Git("git", settings.tools_git_cwd, settings.tools_git_timeout_sec, settings, environment.files)
+        return await git.run(arguments["args"])
 
     return Tool(
         name="git",
@@ -37,16 +34,4 @@ def make(environment: ToolEnvironment) -> Tool:
         parameters=_PARAMETERS,
         side_effects=False,
         run=run,
-    )
-
-
-def _git(environment: ToolEnvironment, settings: Settings, cwd: Path) -> Git:
-    return Git(
-        program="git",
-        cwd=cwd,
-        timeout_s=settings.tools_git_timeout_sec,
-        stdout_max_chars=settings.tools_subprocess_stdout_max_chars,
-        stderr_max_chars=settings.tools_subprocess_stderr_max_chars,
-        limits=limits_of(settings),
-        files=environment.files,
     )

@@ -5,17 +5,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import trio
 
-from appliance.config.settings import Settings
 from appliance.toolbus.base import Arguments, Outcome, Schema, Tool, ToolEnvironment, ToolFailed
 from appliance.toolbus.commands import split_command
 from appliance.toolbus.git_program import Git
-from appliance.toolbus.outcomes import command_outcome, limits_of
+from appliance.toolbus.outcomes import command_outcome
 from appliance.toolbus.process import run_program
-from appliance.toolbus.program import PATH, Program
+from appliance.toolbus.program import PATH, bounded_program
 from appliance.toolbus.scratch import open_scratch
 from appliance.toolbus.shell_rules import rule_of
 
@@ -98,34 +96,11 @@ def _choose(program: str, words: Sequence[str], allowed: Sequence[str]) -> _Choi
 
 async def _run(environment: ToolEnvironment, choice: _Choice) -> Outcome:
     settings = environment.settings
+    timeout_s = settings.tools_shell_timeout_sec
     async with open_scratch() as scratch:
         cwd = settings.tools_shell_cwd or scratch
         if choice.is_git:
-            return await _git(environment, choice.path, cwd).run(choice.words)
-        program = _program(settings, (choice.path, *choice.words), cwd, scratch)
+            return await Git(choice.path, cwd, timeout_s, settings, environment.files).run(choice.words)
+        argv = (choice.path, *choice.words)
+        program = bounded_program(settings, argv, home=scratch, cwd=cwd, timeout_s=timeout_s)
         return command_outcome(program, await run_program(program))
-
-
-def _program(settings: Settings, argv: tuple[str, ...], cwd: Path, scratch: Path) -> Program:
-    return Program(
-        argv=argv,
-        home=scratch,
-        cwd=cwd,
-        timeout_s=settings.tools_shell_timeout_sec,
-        stdout_max_chars=settings.tools_subprocess_stdout_max_chars,
-        stderr_max_chars=settings.tools_subprocess_stderr_max_chars,
-        limits=limits_of(settings),
-    )
-
-
-def _git(environment: ToolEnvironment, path: str, cwd: Path) -> Git:
-    settings = environment.settings
-    return Git(
-        program=path,
-        cwd=cwd,
-        timeout_s=settings.tools_shell_timeout_sec,
-        stdout_max_chars=settings.tools_subprocess_stdout_max_chars,
-        stderr_max_chars=settings.tools_subprocess_stderr_max_chars,
-        limits=limits_of(settings),
-        files=environment.files,
-    )
