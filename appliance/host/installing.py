@@ -13,9 +13,11 @@ from appliance.host.machine import USER, Machine
 from appliance.host.receipt import Receipt, load_receipt
 from appliance.host.releasing import Released, Say, TryOut, as_host_failures, drop_old_releases, release
 from appliance.host.smoke import smoke_test
+from appliance.host.unit import first_settings
 
 TOKEN_BYTES = 32
-ENV_HEADER = "# Settings of the appliance, NAME=value; `appliance config show` lists all, `appliance config check` finds mistakes.\n"
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8800
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,13 @@ def _configure(machine: Machine, changes: Changes, options: InstallOptions) -> s
     changes.make_directory(machine.etc, 0o750, (0, group), kept=True)
     env, tokens = machine.etc / "appliance.env", machine.etc / "tokens"
     if not env.exists():
-        changes.write_file(env, _first_settings(options).encode(), 0o640, (0, group), kept=True)
+        changes.write_file(
+            env,
+            first_settings(options.host or DEFAULT_HOST, options.port or DEFAULT_PORT).encode(),
+            0o640,
+            (0, group),
+            kept=True,
+        )
     elif options.host is not None or options.port is not None:
         raise HostFailure(f"{env} is there already: set GATEWAY_HOST and GATEWAY_PORT in it, without --bind", Exit.DATA)
     changes.made.append(Made("directory", str(machine.state), kept=True))
@@ -92,13 +100,6 @@ def _configure(machine: Machine, changes: Changes, options: InstallOptions) -> s
     token = secrets.token_urlsafe(TOKEN_BYTES)
     changes.write_file(tokens, f"# One token a line.\n{token}\n".encode(), 0o600, kept=True)
     return token
-
-
-def _first_settings(options: InstallOptions) -> str:
-    lines = [ENV_HEADER]
-    lines.append(f"GATEWAY_HOST={options.host or '127.0.0.1'}\n")
-    lines.append(f"GATEWAY_PORT={options.port or 8800}\n")
-    return "".join(lines)
 
 
 def _refuse_older(receipt: Receipt | None, candidate: Candidate) -> None:

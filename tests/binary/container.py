@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.binary.cleanroot import ensure_clean_root
 from tests.real.debian import NotAvailable, find_program
-from tools.devtools.files import make_once
-from tools.devtools.paths import cache_dir
 
-SUITE = "bookworm"
-PACKAGES = "systemd,systemd-sysv,dbus"
 BOOT_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 10.0
@@ -213,34 +210,6 @@ def _difference(path: Path, clean: Path) -> str:
     if not clean.is_file():
         return "file"
     return "" if clean.read_bytes() == path.read_bytes() else "content"
-
-
-def ensure_clean_root() -> Path:
-    """The root, made once. Raises NotAvailable."""
-    if os.geteuid() != 0:
-        raise NotAvailable("containers want root")
-    find_program("systemd-nspawn", package="systemd-container")
-    mmdebstrap = find_program("mmdebstrap", package="mmdebstrap")
-
-    def make(folder: Path) -> None:
-        print("making a clean Debian root for the tests: about a minute", file=sys.stderr, flush=True)
-        command = [
-            str(mmdebstrap),
-            "--quiet",
-            "--variant=minbase",
-            f"--include={PACKAGES}",
-            SUITE,
-            str(folder / "root.tar"),
-        ]
-        subprocess.run(["nice", *command], check=True, timeout=900, capture_output=True)
-        (folder / "root").mkdir()
-        subprocess.run(["tar", "-C", folder / "root", "-xf", folder / "root.tar"], check=True, timeout=300)
-        (folder / "root.tar").unlink()
-
-    try:
-        return make_once(cache_dir() / f"debian-root-{SUITE}", make) / "root"
-    except (OSError, subprocess.SubprocessError) as problem:
-        raise NotAvailable(f"no clean root: {type(problem).__name__}") from problem
 
 
 @contextmanager

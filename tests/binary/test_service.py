@@ -12,7 +12,7 @@ pytestmark = pytest.mark.real
 
 SCRIPT = {
     "models": ["mock"],
-    "rules": [{"answer": {"text": "one two three", "first_byte_delay_s": 1, "chunk_delay_s": 0.5}}],
+    "rules": [{"answer": {"text": "one two three four five", "first_byte_delay_s": 0.5, "chunk_delay_s": 0.5}}],
 }
 STREAM = """
 import json, sys, urllib.request
@@ -37,7 +37,9 @@ def wait_serving(box: Container, restarts: int) -> None:
     assert box.ask("GET", "/health") == (200, {"ok": True})
 
 
-def test_a_stream_that_runs_is_finished_before_a_stop(installed: Container) -> None:
+def test_a_stream_that_runs_is_finished_before_a_stop_though_the_unit_allows_less(installed: Container) -> None:
+    installed.write("/etc/systemd/system/appliance.service.d/stop.conf", "[Service]\nTimeoutStopSec=1\n")
+    installed.ok("systemctl", "daemon-reload")
     installed.write("/etc/appliance/script.json", json.dumps(SCRIPT))
     configure(installed, MOCK_CHAT_SCRIPT="/etc/appliance/script.json")
     with installed.start_python(STREAM, installed.token()) as client:

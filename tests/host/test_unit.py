@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config.settings import Settings
-from appliance.host.unit import unit_for
+from appliance.host.unit import first_settings, unit_for
 from appliance.server.doors import CLEANUP_S
 
 MAX_EXPOSURE = 1.5
@@ -17,6 +17,7 @@ MAX_EXPOSURE = 1.5
 SERVICE = {
     "Type": "notify",
     "NotifyAccess": "all",  # the bootloader is the main process
+    "ExecReload": '/bin/sh -c "kill -HUP $MAINPID"',
     "KillMode": "mixed",
     "Restart": "always",
     "RestartPreventExitStatus": "78",
@@ -88,6 +89,17 @@ def test_a_stop_may_take_longer_than_a_drain() -> None:
 def test_another_prefix_is_where_it_starts_from() -> None:
     assert "\nExecStart=/opt/x/lib/appliance/current/appliance serve\n" in unit_for(Path("/opt/x"))
     assert "/usr/local" not in unit_for(Path("/opt/x"))
+
+
+def test_the_first_settings_are_the_address_and_names_that_exist() -> None:
+    lines = first_settings("fd00::1", 9000).splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == [
+        "GATEWAY_HOST=fd00::1",
+        "GATEWAY_PORT=9000",
+    ]
+    offered = {match[1].lower() for line in lines if (match := re.match(r"#?([A-Z][A-Z0-9_]+)=", line))}
+    assert len(offered) > 4
+    assert offered <= set(Settings.model_fields)
 
 
 @pytest.fixture
