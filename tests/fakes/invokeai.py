@@ -32,6 +32,7 @@ async def open_fake_invokeai(behaviour: Behaviour | None = None, *, port: int = 
 async def _handle(fake: FakeInvokeAI, request: Request) -> None:
     path = request.path
     fake.asked.append(path)
+    fake.authorizations.append(request.header("authorization"))
     if path == SOCKET_PATH:
         await fake.listeners.serve(request, is_allowed=lambda token: not fake.behaviour.users or token in fake.tokens)
     elif path == "/api/v1/auth/login":

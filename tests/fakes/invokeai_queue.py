@@ -36,7 +36,7 @@ class Behaviour:
 @dataclass
 class FakeInvokeAI:
     """`payloads`: what was asked for, an entry a batch. `is_idle`: nothing runs, nothing waits. `working_on`: an item
-    whose worker is not free, whatever its status says. `asked`: paths. `instead_of_...`: what is then said.
+    whose worker is not free, whatever its status says. `asked`: paths, and with what `authorizations`. `instead_of_...`: what is then said.
     """
 
     server: Server
@@ -47,6 +47,7 @@ class FakeInvokeAI:
     images: dict[str, bytes] = field(default_factory=dict)
     uploaded: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     instead_of_session: dict[str, Any] | None = None
     instead_of_enqueued: dict[str, Any] | None = None
     instead_of_status: bytes | None = None
