@@ -259,21 +259,37 @@ async def test_fake_answers_like_the_real_server(running):
     assert_like(ours, real)
 
 
-async def test_the_openai_sdk_draws_through_the_running_gateway(running, tmp_path):
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "picture.png", file.getvalue()
+
+
+async def test_the_openai_sdk_draws_watches_and_edits_through_the_running_gateway(running, tmp_path):
     def ask(gateway):
+        few = {"extra_body": {"steps": 8, "seed": 66}, "prompt": "a lighthouse", "model": "tiny-sd"}
         with openai.OpenAI(base_url=gateway.url + "/v1", api_key=TOKEN, max_retries=0) as client:
-            extra = {"steps": 2, "seed": 5}
-            answer = client.images.generate(
-                prompt="a lighthouse", model="tiny-sd", size="64x64", response_format="b64_json", extra_body=extra
+            events = list(client.images.generate(size="64x64", stream=True, partial_images=2, **few))
+            plain = client.images.generate(size="64x64", response_format="b64_json", **few)  # again, out of its cache
+            picture = Pillow.linear_gradient("L").convert("RGB").resize((64, 64))
+            mask = Pillow.new("RGBA", (64, 64), (0, 0, 0, 255))
+            mask.paste((0, 0, 0, 0), (32, 0, 64, 64))
+            edited = client.images.edit(
+                image=png(picture), mask=png(mask), size="64x64", response_format="b64_json", **few
             )
             with pytest.raises(openai.NotFoundError, match="it has tiny-sd, tiny-sdxl"):
                 client.images.generate(prompt="a lighthouse", model="dall-e-3", size="64x64")
-            return base64.b64decode(answer.data[0].b64_json)
+        kinds = [event.type.rpartition(".")[2] for event in events]
+        assert kinds == ["partial_image"] * 2 + ["completed"]
+        drawn = [plain.data[0].b64_json, events[-1].b64_json, edited.data[0].b64_json]
+        return [Pillow.open(io.BytesIO(base64.b64decode(each))) for each in drawn]
 
     settings = {"IMAGES_BACKEND": "http_invokeai", "IMAGES_HTTP_BASE_URL": running.base_url}
     with start_gateway(tmp_path, settings) as gateway:
-        drawn = await trio.to_thread.run_sync(ask, gateway)
-    assert Pillow.open(io.BytesIO(drawn)).size == (64, 64)
+        plain, watched, edited = await trio.to_thread.run_sync(ask, gateway)
+    assert plain.size == edited.size == (64, 64)
+    assert plain.tobytes() == watched.tobytes() != edited.tobytes()
+    await assert_left_clean(running)
 
 
 async def test_server_with_users_takes_the_login_of_a_plain_one(nursery, invokeai, tmp_path, backend):
