@@ -76,6 +76,9 @@ async def _queue(fake: FakeInvokeAI, request: Request, path: str) -> None:
         fake.paused = path == "processor/pause"
         fake.changes.notify()
         await request.respond_json(200, fake.status()["processor"])
+    elif path == "list_all":
+        wanted = parse_qs(urlsplit(request.target).query)["destination"][0]
+        await request.respond_json(200, [each.dto() for each in fake.items.values() if each.destination == wanted])
     elif path == "cancel_by_destination":
         wanted = parse_qs(urlsplit(request.target).query)["destination"][0]
         mine = [each for each in fake.items.values() if each.destination == wanted and each.status not in TERMINAL]
