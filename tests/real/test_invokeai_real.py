@@ -196,6 +196,21 @@ async def test_pending_picture_is_cancelled_before_it_is_drawn(nursery, running,
             assert await pending(running) == 0
 
 
+async def test_an_edit_that_is_cut_off_leaves_no_picture_behind(nursery, running, backend):
+    _, data = png(Pillow.linear_gradient("L").convert("RGB"))
+    before = await running.ask("GET", "/v1/images/intermediates")
+    async with open_client() as upstream:
+        drawing = Drawing()
+        edit = ImageEdit(Image(data, "png"), strength=0.9)
+        nursery.start_soon(drawing.run, backend, slow(running, edit=edit), upstream)
+        await until_processing(running)
+        await trio.sleep(1.5)
+        assert await running.ask("GET", "/v1/images/intermediates") > before
+        drawing.scope.cancel()
+        await drawing.slot_back.wait()
+    assert await running.ask("GET", "/v1/images/intermediates") == before
+
+
 @pytest.mark.parametrize("after_s", [0.0, 1.0])
 async def test_running_picture_is_cancelled_and_the_slot_comes_back_when_it_is_free(nursery, running, backend, after_s):
     async with open_client() as upstream:
