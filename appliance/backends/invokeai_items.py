@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import from_json
+
 from appliance.backends.invokeai_graph import PICTURE
 from appliance.backends.invokeai_pictures import image_name
 
@@ -13,11 +15,15 @@ _ERROR_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,79}")  # the name of a Pytho
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """`picture`: the result, once it is completed; `images`: all that its nodes left; `error_type`: of one that failed."""
+    """`picture`: the result, once it is completed; `images`: all that its nodes left, told when the worker has left it.
+
+    `begun`: the worker had it. `error_type`: of one that failed.
+    """
 
     status: str
     picture: str | None = None
     images: tuple[str, ...] = ()
+    begun: bool = False
     error_type: str | None = None
 
     @property
@@ -33,9 +39,19 @@ def read_item(said: dict[str, Any]) -> Item:
     return Item(
         status=str(said.get("status")),
         picture=_image(results.get(_prepared(said))),
+        begun=said.get("started_at") is not None,
         images=tuple(name for result in results.values() if (name := _image(result)) is not None),
         error_type=str(error_type) if known else None,
     )
+
+
+def read_items(body: bytes) -> tuple[Item, ...]:
+    """Those of a list; none where it is none."""
+    try:
+        said = from_json(body)
+    except ValueError:
+        return ()
+    return tuple(read_item(each) for each in said if isinstance(each, dict)) if isinstance(said, list) else ()
 
 
 def read_item_ids(said: dict[str, Any]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ it processes nothing, or when it has gone on to somebody else's item.
 import json
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -14,7 +15,7 @@ import trio
 from appliance.backends.base import ImageCall
 from appliance.backends.decoding import unusable
 from appliance.backends.invokeai_api import QUEUE, Api, Ask
-from appliance.backends.invokeai_items import Item, is_elsewhere, read_item, read_item_ids
+from appliance.backends.invokeai_items import Item, is_elsewhere, read_item, read_item_ids, read_items
 from appliance.backends.invokeai_pictures import Pictures
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.exchange import UpstreamAnswer
@@ -40,6 +41,7 @@ class Job:
         self._pictures = pictures
         self._enqueueing = False
         self._open: set[int] = set()  # items that may still be drawn
+        self._may_have_left = False  # pictures, in items that were cut off
         self.destination = f"appliance-{secrets.token_hex(16)}"
 
     async def run(self, batch: dict[str, Any]) -> list[str]:
@@ -113,9 +115,12 @@ class Job:
                 await trio.sleep(END_POLL_S)
         while not is_elsewhere(await self._control("GET", f"{QUEUE}/status") or {}):  # noqa: ASYNC110 - the server has no event
             await trio.sleep(END_POLL_S)
+        if self._may_have_left:
+            await self._note_what_is_left()
 
     async def _cancel_lost(self) -> None:
         """The batch was sent and its answer never heard: it has no ids, and may not have arrived yet."""
+        self._may_have_left = True
         for _ in range(LOOKS_FOR_LOST):
             said = await self._control("PUT", f"{QUEUE}/cancel_by_destination?destination={self.destination}")
             if said and said.get("canceled"):
@@ -130,6 +135,16 @@ class Job:
         item = read_item(said)
         if item.is_over:
             self._close(item_id, item)
+        if item.begun and item.status == "canceled":
+            self._may_have_left = True
+
+    async def _note_what_is_left(self) -> None:
+        """What a cut-off item's nodes gave is stored when the worker has left it, by then we may not know its id."""
+        with suppress(UpstreamFailed, UpstreamTimeout):
+            path = f"{QUEUE}/list_all?destination={self.destination}"
+            answer = await self._api.ask(Ask("GET", path, within_s=LOOK_TIMEOUT_S))
+            for item in read_items(answer.body):
+                self._pictures.note(item.images)
 
     async def _control(self, method: str, path: str) -> dict[str, Any] | None:
         """Ask beside the drawing: None for no clear answer. Raises _Unreachable."""

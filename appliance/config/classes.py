@@ -45,10 +45,11 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who we are to a backend that asks: in HTTP Basic, or in the log-in of its own that it has."""
+    """Who we are to a backend that asks. `by_basic`: in HTTP Basic with every request; else in a log-in of its own."""
 
     user: str
     password: SecretStr
+    by_basic: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ def add_logins(given: Given, classes: dict[str, BackendClass], findings: Finding
             continue
         for name, one in classes.items():
             if login is not None and one.provider == provider:
-                classes[name] = replace(one, login=login)
+                classes[name] = replace(one, login=replace(login, by_basic=provider in _BY_HTTP_BASIC))
 
 
 def _read(given: Given, findings: Findings, user_field: str, password_field: str) -> Login | None:

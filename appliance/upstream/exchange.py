@@ -37,9 +37,9 @@ class UpstreamCall:
 
 
 def login_headers(backend_class: BackendClass) -> dict[str, str]:
-    """HTTP Basic (RFC 7617) for a class that has a login, nothing for any other."""
+    """HTTP Basic (RFC 7617) for a class that is logged in to so, nothing for any other."""
     login = backend_class.login
-    if login is None:
+    if login is None or not login.by_basic:
         return {}
     pair = f"{login.user}:{login.password.get_secret_value()}".encode()
     return {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}

@@ -1,12 +1,14 @@
 """InvokeAI's plans, names, models and graphs: what is decided before anything is sent, and read of what comes back."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.backends.base import ImageEdit
 from appliance.backends.invokeai_graph import PICTURE, Start, make_batch, make_graph
-from appliance.backends.invokeai_items import Item, is_elsewhere, read_item, read_item_ids
+from appliance.backends.invokeai_items import Item, is_elsewhere, read_item, read_item_ids, read_items
 from appliance.backends.invokeai_memory import Model
 from appliance.backends.invokeai_models import parse_models, pick
 from appliance.backends.invokeai_names import scheduler_of
@@ -154,6 +156,7 @@ def test_whatever_an_item_says_it_is_read(said):
     if isinstance(said, dict):
         assert isinstance(read_item(said), Item)
         read_item_ids(said)
+        assert read_items(json.dumps([said, 5]).encode())[0] == read_item(said)
         assert is_elsewhere(said) in (True, False)
 
 

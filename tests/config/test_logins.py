@@ -26,7 +26,7 @@ def test_the_invokeai_login_goes_to_its_classes_alone_and_is_never_shown(
     classes = configuration.backends.classes
     login = classes["gpu_heavy"].login
     assert login is not None
-    assert (login.user, login.password.get_secret_value()) == ("me@example.org", "very-secret")
+    assert (login.user, login.password.get_secret_value(), login.by_basic) == ("me@example.org", "very-secret", False)
     assert classes["other"].login is None
     assert "very-secret" not in repr(configuration)
 

@@ -32,6 +32,7 @@ async def open_fake_invokeai(behaviour: Behaviour | None = None, *, port: int = 
 async def _handle(fake: FakeInvokeAI, request: Request) -> None:
     path = request.path
     fake.asked.append(path)
+    fake.authorizations.append(request.header("authorization"))
     if path == SOCKET_PATH:
         await fake.listeners.serve(request, is_allowed=lambda token: not fake.behaviour.users or token in fake.tokens)
     elif path == "/api/v1/auth/login":
@@ -75,6 +76,9 @@ async def _queue(fake: FakeInvokeAI, request: Request, path: str) -> None:
         fake.paused = path == "processor/pause"
         fake.changes.notify()
         await request.respond_json(200, fake.status()["processor"])
+    elif path == "list_all":
+        wanted = parse_qs(urlsplit(request.target).query)["destination"][0]
+        await request.respond_json(200, [each.dto() for each in fake.items.values() if each.destination == wanted])
     elif path == "cancel_by_destination":
         wanted = parse_qs(urlsplit(request.target).query)["destination"][0]
         mine = [each for each in fake.items.values() if each.destination == wanted and each.status not in TERMINAL]

@@ -62,6 +62,8 @@ class Item:
     error_type: str | None = None
     images: dict[str, str] = field(default_factory=dict)
     prepared: dict[str, str] = field(default_factory=dict)
+    begun: bool = False
+    left: bool = False  # by the worker: only then is it stored what the nodes gave
 
     def node(self, kind: str) -> dict[str, Any]:
         return next((node for node in self.graph["nodes"].values() if node["type"] == kind), {})
@@ -92,6 +94,7 @@ class Item:
             "user_id": self.user,
             "created_at": "2026-01-01 00:00:00.000",
             "updated_at": "2026-01-01 00:00:00.000",
+            **({"started_at": "2026-01-01 00:00:00.000"} if self.begun else {}),
             **({"field_values": self.field_values} if self.field_values else {}),
             **({} if self.destination is None else {"destination": self.destination}),
             **(failed if self.error_type else {}),
@@ -107,6 +110,7 @@ class Item:
                 "height": self.node("noise").get("height", 64),
             }
             for name, node in self.images.items()
+            if self.left
         }
         mapping = {node: [prepared] for node, prepared in self.prepared.items()}
         return {"id": "session", "graph": self.graph, "results": results, "source_prepared_mapping": mapping}

@@ -36,7 +36,7 @@ class Behaviour:
 @dataclass
 class FakeInvokeAI:
     """`payloads`: what was asked for, an entry a batch. `is_idle`: nothing runs, nothing waits. `working_on`: an item
-    whose worker is not free, whatever its status says. `asked`: paths. `instead_of_...`: what is then said.
+    whose worker is not free, whatever its status says. `asked`: paths, and with what `authorizations`. `instead_of_...`: what is then said.
     """
 
     server: Server
@@ -47,6 +47,7 @@ class FakeInvokeAI:
     images: dict[str, bytes] = field(default_factory=dict)
     uploaded: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     instead_of_session: dict[str, Any] | None = None
     instead_of_enqueued: dict[str, Any] | None = None
     instead_of_status: bytes | None = None
@@ -91,14 +92,17 @@ class FakeInvokeAI:
         while True:
             await self.changes.until(lambda: bool(self.pending()) and not self.paused)
             item = self.pending()[0]
-            item.status = "in_progress"
+            item.status, item.begun = "in_progress", True
             self.working_on = item
             self.changes.notify()
-            await self._work(item)
+            outcome = await self._work(item)
+            item.left = True
+            if item.status != "canceled":
+                item.status = outcome
             self.working_on = None
             self.changes.notify()
 
-    async def _work(self, item: Item) -> None:
+    async def _work(self, item: Item) -> str:
         item.prepared = {name: str(uuid4()) for name in item.graph["nodes"]}
         for name, node in item.graph["nodes"].items():
             if node["type"] in ("img_resize", "tomask"):
@@ -107,17 +111,16 @@ class FakeInvokeAI:
             await trio.sleep(self.behaviour.step_s)
             if item.status == "canceled":
                 await trio.sleep(self.behaviour.lag_s)
-                return
+                return "canceled"
             if self.behaviour.fail_with is not None:
-                item.status, item.error_type = "failed", self.behaviour.fail_with
-                return
+                item.error_type = self.behaviour.fail_with
+                return "failed"
             await self._show(item, step)
         await trio.sleep(self.behaviour.decode_s)
         for name, node in item.graph["nodes"].items():
             if node["type"] in ("l2i", "blank_image"):
                 self._save(item, name, node if node["type"] == "blank_image" else item.node("noise"))
-        if item.status != "canceled":
-            item.status = "completed"
+        return "completed"
 
     def _save(self, item: Item, name: str, size: dict[str, Any]) -> None:
         image = f"{uuid4()}.png"

@@ -196,6 +196,21 @@ async def test_pending_picture_is_cancelled_before_it_is_drawn(nursery, running,
             assert await pending(running) == 0
 
 
+async def test_an_edit_that_is_cut_off_leaves_no_picture_behind(nursery, running, backend):
+    _, data = png(Pillow.linear_gradient("L").convert("RGB"))
+    before = await running.ask("GET", "/v1/images/intermediates")
+    async with open_client() as upstream:
+        drawing = Drawing()
+        edit = ImageEdit(Image(data, "png"), strength=0.9)
+        nursery.start_soon(drawing.run, backend, slow(running, edit=edit), upstream)
+        await until_processing(running)
+        await trio.sleep(1.5)
+        assert await running.ask("GET", "/v1/images/intermediates") > before
+        drawing.scope.cancel()
+        await drawing.slot_back.wait()
+    assert await running.ask("GET", "/v1/images/intermediates") == before
+
+
 @pytest.mark.parametrize("after_s", [0.0, 1.0])
 async def test_running_picture_is_cancelled_and_the_slot_comes_back_when_it_is_free(nursery, running, backend, after_s):
     async with open_client() as upstream:
@@ -259,21 +274,37 @@ async def test_fake_answers_like_the_real_server(running):
     assert_like(ours, real)
 
 
-async def test_the_openai_sdk_draws_through_the_running_gateway(running, tmp_path):
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "picture.png", file.getvalue()
+
+
+async def test_the_openai_sdk_draws_watches_and_edits_through_the_running_gateway(running, tmp_path):
     def ask(gateway):
+        few = {"extra_body": {"steps": 8, "seed": 66}, "prompt": "a lighthouse", "model": "tiny-sd"}
         with openai.OpenAI(base_url=gateway.url + "/v1", api_key=TOKEN, max_retries=0) as client:
-            extra = {"steps": 2, "seed": 5}
-            answer = client.images.generate(
-                prompt="a lighthouse", model="tiny-sd", size="64x64", response_format="b64_json", extra_body=extra
+            events = list(client.images.generate(size="64x64", stream=True, partial_images=2, **few))
+            plain = client.images.generate(size="64x64", response_format="b64_json", **few)  # again, out of its cache
+            picture = Pillow.linear_gradient("L").convert("RGB").resize((64, 64))
+            mask = Pillow.new("RGBA", (64, 64), (0, 0, 0, 255))
+            mask.paste((0, 0, 0, 0), (32, 0, 64, 64))
+            edited = client.images.edit(
+                image=png(picture), mask=png(mask), size="64x64", response_format="b64_json", **few
             )
             with pytest.raises(openai.NotFoundError, match="it has tiny-sd, tiny-sdxl"):
                 client.images.generate(prompt="a lighthouse", model="dall-e-3", size="64x64")
-            return base64.b64decode(answer.data[0].b64_json)
+        kinds = [event.type.rpartition(".")[2] for event in events]
+        assert kinds == ["partial_image"] * 2 + ["completed"]
+        drawn = [plain.data[0].b64_json, events[-1].b64_json, edited.data[0].b64_json]
+        return [Pillow.open(io.BytesIO(base64.b64decode(each))) for each in drawn]
 
     settings = {"IMAGES_BACKEND": "http_invokeai", "IMAGES_HTTP_BASE_URL": running.base_url}
     with start_gateway(tmp_path, settings) as gateway:
-        drawn = await trio.to_thread.run_sync(ask, gateway)
-    assert Pillow.open(io.BytesIO(drawn)).size == (64, 64)
+        plain, watched, edited = await trio.to_thread.run_sync(ask, gateway)
+    assert plain.size == edited.size == (64, 64)
+    assert plain.tobytes() == watched.tobytes() != edited.tobytes()
+    await assert_left_clean(running)
 
 
 async def test_server_with_users_takes_the_login_of_a_plain_one(nursery, invokeai, tmp_path, backend):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from appliance.upstream.health import probe
 from tests.fakes.invokeai import Behaviour, FakeInvokeAI, open_fake_invokeai
 from tests.house import open_house
 
@@ -35,3 +36,14 @@ async def test_a_full_queue_is_429_with_retry_after(tmp_path: Path) -> None:
             answer = await house.draw()
             assert house.inflight() == 0
     assert (answer.status, answer.header("retry-after")) == (429, "5")
+
+
+async def test_the_login_goes_to_the_log_in_alone(tmp_path: Path) -> None:
+    """A health check needs none, and what is sent with every one of them is soon in somebody's log."""
+    login = {"IMAGES_INVOKEAI_USER": USER, "IMAGES_INVOKEAI_PASSWORD": PASSWORD}
+    async with open_fake_invokeai(Behaviour(users={USER: PASSWORD})) as fake:
+        async with open_house(tmp_path, **settings(fake, **login)) as house:
+            one = house.components.configuration.backends.classes["gpu_heavy"]
+            assert (await probe(one, house.components.dispatcher.upstream, 5)).healthy
+    assert fake.asked == ["/api/v1/app/version"]
+    assert fake.authorizations == [None]

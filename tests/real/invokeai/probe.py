@@ -60,6 +60,8 @@ async def probe(upstream: UpstreamClient, base_url: str) -> dict[str, Any]:
         "type": picture.content_type,
         "png": picture.body.startswith(b"\x89PNG"),
     }
+    listed = json.loads((await ask("GET", f"{QUEUE}/list_all?destination=probe")).body)
+    answers["listed"] = {"code": 200, "said": listed}
     note("cancel of a completed one", await ask("PUT", f"{QUEUE}/i/{enqueued['item_ids'][0]}/cancel"))
     note("idle", await ask("GET", f"{QUEUE}/status"))
 
