@@ -112,7 +112,11 @@ async def test_pictures_previews_and_edits_on_a_checkpoint(comfyui, tmp_path):
     shown = []
     async with open_real(comfyui, tmp_path) as (upstream, running):
         url = running.base_url
-        first = await draw(BACKEND, image_call(url, n=2, on_preview=shown.append, **SMALL), upstream)
+        first = await draw(
+            BACKEND,
+            image_call(url, n=2, on_preview=lambda image, progress: shown.append((image.type, progress)), **SMALL),
+            upstream,
+        )
         same = await draw(BACKEND, image_call(url, n=2, **SMALL), upstream)
         odd = await draw(BACKEND, image_call(url, size=(100, 68), options={"steps": 1, "sampler": "Euler a"}), upstream)
         base, mask = _red(100, 68), _left_half_clear(100, 68)
@@ -124,7 +128,7 @@ async def test_pictures_previews_and_edits_on_a_checkpoint(comfyui, tmp_path):
     assert first.images == same.images
     assert first.images[0] != first.images[1]
     assert all(b"lighthouse" not in image.data and b"KSampler" not in image.data for image in first.images)
-    assert [image.type for image in shown] == ["jpeg"] * 2
+    assert shown == [("jpeg", 0.5), ("jpeg", 1.0)]
     assert sizes(odd) == [(100, 68)]
     assert sizes(painted) == [(100, 68)] * 2
     for image in painted.images:
