@@ -19,9 +19,10 @@ _ENDS = frozenset({"execution_success", "execution_error", "execution_interrupte
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The bytes of a picture, unchecked."""
+    """The bytes of a picture, unchecked, and how much of its node's work was done then, 0 to 1, if that was told."""
 
     data: bytes
+    progress: float | None = None
 
 
 Told = Preview | Literal["ended"] | None
@@ -33,6 +34,7 @@ class Listener:
     def __init__(self, prompt_id: str) -> None:
         self._prompt_id = prompt_id
         self._ours_runs = False
+        self._progress: float | None = None
 
     def hear(self, message: str | bytes) -> Told:
         """`ended`: worth a look into the history. Whatever cannot be read is nothing."""
@@ -46,6 +48,10 @@ class Listener:
         self._ours_runs = data["prompt_id"] == self._prompt_id
         if not self._ours_runs:
             return None
+        if kind == "progress":
+            self._progress = _share(data)
+        if kind == "progress_state":  # comes before the preview of its step, `progress` may come after it
+            self._progress = _share_of_nodes(data.get("nodes"))
         if kind in _ENDS or (kind == "executing" and data.get("node") is None):
             return "ended"
         return None
@@ -53,10 +59,23 @@ class Listener:
     def _hear_bytes(self, message: bytes) -> Told:
         event, second = (int.from_bytes(message[at : at + 4], "big") for at in (0, 4))
         if event == _PREVIEW and self._ours_runs:
-            return Preview(message[8:])
+            return Preview(message[8:], self._progress)
         if event == _PREVIEW_WITH_METADATA and _object(message[8 : 8 + second]).get("prompt_id") == self._prompt_id:
-            return Preview(message[8 + second :])
+            return Preview(message[8 + second :], self._progress)
         return None
+
+
+def _share_of_nodes(nodes: object) -> float | None:
+    """Of the node that is at work: `{id: {state, value, max}}`."""
+    listed = nodes.values() if isinstance(nodes, dict) else ()
+    return next((_share(one) for one in listed if isinstance(one, dict) and one.get("state") == "running"), None)
+
+
+def _share(told: dict[str, Any]) -> float | None:
+    value, most = told.get("value"), told.get("max")
+    if not isinstance(value, int | float) or not isinstance(most, int | float) or not 0 <= value <= most or not most:
+        return None
+    return value / most
 
 
 def _object(text: str | bytes) -> dict[str, Any]:

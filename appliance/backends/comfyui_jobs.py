@@ -117,7 +117,7 @@ class Job:
                 except UpstreamFailed:
                     return "lost"
                 if isinstance(told, Preview):
-                    show_preview(self._server.call, told.data)
+                    show_preview(self._server.call, told)
                 elif told == "ended":
                     return "ended"
         return "quiet"
@@ -167,9 +167,9 @@ class Job:
             return False
 
 
-def show_preview(call: ImageCall, data: bytes) -> None:
+def show_preview(call: ImageCall, preview: Preview) -> None:
     """Hand a preview on; a broken one is not worth failing for."""
     if call.on_preview is None:
         return
     with suppress(UpstreamFailed):
-        call.on_preview(image_from_bytes(data, call))
+        call.on_preview(image_from_bytes(preview.data, call), preview.progress)

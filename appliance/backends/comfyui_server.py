@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from appliance.backends.base import ImageCall
 from appliance.backends.decoding import unusable
+from appliance.backends.forms import encode_form
 from appliance.protocol.images import Image
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import MAX_JSON_BYTES, UpstreamAnswer, UpstreamCall
@@ -22,7 +23,6 @@ LOOK_TIMEOUT_S = 2.0  # the server answers beside its drawing
 HANDSHAKE_S = 5.0
 
 _JSON = {"Content-Type": "application/json"}
-_SENT_WITH_FILES = {"type": "temp", "subfolder": "appliance", "overwrite": "true"}
 
 
 def _ignore() -> None:
@@ -63,13 +63,14 @@ class Server:
         )
 
     async def upload(self, image: Image, name: str) -> str:
-        """Put a picture among the server's temporary files; gives the name that a node loads it by."""
-        boundary = f"appliance-{name}"
+        """Put a picture among the server's temporary files, in a folder `name` of its own; gives what a node loads it by."""
+        fields = {"type": "temp", "subfolder": f"appliance/{name}", "overwrite": "true"}
+        kind, body = encode_form(fields, [("image", image)])
         answer = await self._exchange(
             "POST",
             "/upload/image",
-            headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
-            body=_multipart(boundary, image, name),
+            headers={"Content-Type": kind},
+            body=body,
             first_byte_s=self.call.idle_timeout_s,
         )
         stored = self._checked(answer)
@@ -151,16 +152,3 @@ class Server:
 def _holds(entries: object, prompt_id: str) -> bool:
     """An entry of the queue is `[number, prompt_id, graph, ...]`."""
     return isinstance(entries, list) and any(isinstance(one, list) and one[1:2] == [prompt_id] for one in entries)
-
-
-def _multipart(boundary: str, image: Image, name: str) -> bytes:
-    """RFC 7578; every value here is ours but the picture's bytes."""
-    fields = "".join(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
-        for field, value in _SENT_WITH_FILES.items()
-    )
-    file = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}.{image.type}"\r\n'
-        f"Content-Type: image/{image.type}\r\n\r\n"
-    )
-    return fields.encode() + file.encode() + image.data + f"\r\n--{boundary}--\r\n".encode()

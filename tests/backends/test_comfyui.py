@@ -432,12 +432,16 @@ async def test_server_that_names_jobs_itself_is_too_old_and_its_job_is_ended(loo
 @pytest.mark.parametrize("metadata", [True, False])
 async def test_previews_are_shown_as_they_come(loopback_clock, metadata):
     shown = []
-    await drawn(Behaviour(metadata=metadata), options={"steps": 3}, on_preview=shown.append)
-    assert shown == [Image(jpeg(), "jpeg")] * 3
+
+    def on_preview(image, progress=None):
+        shown.append((image, round(progress, 2)))
+
+    await drawn(Behaviour(metadata=metadata), options={"steps": 3}, on_preview=on_preview)
+    assert shown == [(Image(jpeg(), "jpeg"), share) for share in (0.33, 0.67, 1.0)]
 
 
 async def test_previews_are_asked_for_only_where_somebody_looks(loopback_clock):
-    for on_preview, method in ((None, "none"), (lambda image: None, "auto")):
+    for on_preview, method in ((None, "none"), (lambda image, progress: None, "auto")):
         _, fake = await drawn(on_preview=on_preview)
         (job,) = fake.history.values()
         assert job["prompt"][3]["preview_method"] == method
@@ -454,7 +458,7 @@ async def test_somebody_elses_previews_are_never_shown(nursery, loopback_clock, 
         await upstream.exchange(_control(fake, "/prompt", {"prompt": graph, "prompt_id": "foreign"}))
         await fake.until_active()
         call = image_call(
-            fake.base_url, options={"steps": 2}, on_preview=lambda image: shown.append(fake.running.prompt_id)
+            fake.base_url, options={"steps": 2}, on_preview=lambda image, progress: shown.append(fake.running.prompt_id)
         )
         result = await draw(BACKEND, call, upstream)
     assert result.images
@@ -465,7 +469,7 @@ async def test_somebody_elses_previews_are_never_shown(nursery, loopback_clock, 
 async def test_broken_preview_is_no_failure(loopback_clock, monkeypatch):
     monkeypatch.setattr("tests.fakes.comfyui.jpeg", lambda: b"\xff\xd8no picture")
     shown = []
-    result, _ = await drawn(on_preview=shown.append)
+    result, _ = await drawn(on_preview=lambda image, progress: shown.append(image))
     assert result.images
     assert shown == []
 
@@ -518,6 +522,28 @@ def test_preview_with_any_length_is_cut_without_an_error(length, tail):
     message = b"\0\0\0\4" + length.to_bytes(4, "big") + about + tail
     told = Listener("ours").hear(message)
     assert told == (Preview(tail) if length == len(about) else told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "share"),
+    [
+        ("progress", {"value": 1, "max": 4}, 0.25),
+        ("progress", {"value": 5, "max": 4}, None),
+        ("progress", {"value": 0, "max": 0}, None),
+        ("progress", {"value": "1", "max": 4}, None),
+        ("progress", {}, None),
+        (
+            "progress_state",
+            {"nodes": {"a": {"state": "finished"}, "b": {"state": "running", "value": 2, "max": 4}}},
+            0.5,
+        ),
+        ("progress_state", {"nodes": ["b"]}, None),
+    ],
+)
+def test_a_preview_says_how_much_was_done(kind, data, share):
+    listener = Listener("ours")
+    listener.hear(json.dumps({"type": kind, "data": {**data, "prompt_id": "ours"}}))
+    assert listener.hear(b"\0\0\0\1\0\0\0\1jpeg") == Preview(b"jpeg", share)
 
 
 @pytest.mark.parametrize(

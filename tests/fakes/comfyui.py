@@ -180,8 +180,10 @@ class FakeComfyUI:
         for step in range(steps):
             await trio.sleep(self.behaviour.step_s)
             self._check_interrupt()
-            await self._tell_preview(job)
             about = {"value": step + 1, "max": steps, "prompt_id": job.prompt_id, "node": "sampler"}
+            state = {**about, "state": "running", "node_id": "sampler"}
+            await self._tell(job, "progress_state", {"prompt_id": job.prompt_id, "nodes": {"sampler": state}})
+            await self._tell_preview(job)
             await self._tell(job, "progress", about)
         await trio.sleep(self.behaviour.encode_s)
         self._check_interrupt()

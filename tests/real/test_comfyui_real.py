@@ -1,10 +1,12 @@
 """The ComfyUI backend against the real server, and one probe that asks fake and real the same."""
 
+import base64
 import io
 import json
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import openai
 import pytest
 import trio
 from PIL import Image as Pillow
@@ -22,6 +24,7 @@ from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes.comfyui import Behaviour
 from tests.fakes.comfyui_routes import open_fake_comfyui
 from tests.real.comfyui import CannotInstall, ensure_comfyui, open_comfyui
+from tools.bench.gateway_process import open_gateway
 
 pytestmark = pytest.mark.real
 
@@ -112,7 +115,11 @@ async def test_pictures_previews_and_edits_on_a_checkpoint(comfyui, tmp_path):
     shown = []
     async with open_real(comfyui, tmp_path) as (upstream, running):
         url = running.base_url
-        first = await draw(BACKEND, image_call(url, n=2, on_preview=shown.append, **SMALL), upstream)
+        first = await draw(
+            BACKEND,
+            image_call(url, n=2, on_preview=lambda image, progress: shown.append((image.type, progress)), **SMALL),
+            upstream,
+        )
         same = await draw(BACKEND, image_call(url, n=2, **SMALL), upstream)
         odd = await draw(BACKEND, image_call(url, size=(100, 68), options={"steps": 1, "sampler": "Euler a"}), upstream)
         base, mask = _red(100, 68), _left_half_clear(100, 68)
@@ -124,7 +131,7 @@ async def test_pictures_previews_and_edits_on_a_checkpoint(comfyui, tmp_path):
     assert first.images == same.images
     assert first.images[0] != first.images[1]
     assert all(b"lighthouse" not in image.data and b"KSampler" not in image.data for image in first.images)
-    assert [image.type for image in shown] == ["jpeg"] * 2
+    assert shown == [("jpeg", 0.5), ("jpeg", 1.0)]
     assert sizes(odd) == [(100, 68)]
     assert sizes(painted) == [(100, 68)] * 2
     for image in painted.images:
@@ -290,3 +297,31 @@ async def test_fake_and_real_answer_the_same_probe_in_the_same_shapes(comfyui, t
             faked = await probe(upstream, fake.base_url)
     for name, seen in real.items():
         assert faked[name] == seen, name
+
+
+async def test_the_openai_sdk_edits_and_streams_through_the_gateway(comfyui, tmp_path):
+    async with open_real(comfyui, tmp_path) as (_, running):
+        environment = {
+            "IMAGES_BACKEND": "http_comfyui",
+            "IMAGES_HTTP_BASE_URL": running.base_url,
+            "IMAGES_A1111_STEPS": "4",
+        }
+        async with open_gateway(environment) as gateway:
+            edited, events = await trio.to_thread.run_sync(_use_the_sdk, gateway.port, gateway.token)
+    pixels = Pillow.open(io.BytesIO(base64.b64decode(edited.data[0].b64_json))).convert("RGB")
+    assert pixels.size == (64, 64)
+    assert pixels.getpixel((60, 30)) == (200, 30, 30)
+    assert pixels.getpixel((5, 30)) != (200, 30, 30)
+    assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+
+
+def _use_the_sdk(port, token):
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=token, max_retries=0) as client:
+        files = [(f"{name}.png", image.data) for name, image in (("a", _red(64, 64)), ("b", _left_half_clear(64, 64)))]
+        edited = client.images.edit(
+            image=files[0], mask=files[1], prompt="a lighthouse", size="64x64", response_format="b64_json"
+        )
+        events = client.images.generate(
+            prompt="a lighthouse", size="64x64", stream=True, partial_images=2, model="tiny"
+        )
+        return edited, list(events)
