@@ -6,7 +6,7 @@ import trio.testing
 
 from appliance.admission.grace import Grace
 from appliance.agents.recorded import MemorySink
-from appliance.agents.runner import run_agent
+from appliance.agents.runner import AgentRun
 from appliance.agents.step import RUNTIME, TOOL_IO
 from appliance.protocol.errors import BackendOverloaded, StorageFull
 from tests.agents.support import ScriptedModel, ScriptedTools, call, kinds, make_head, run, said
@@ -99,7 +99,8 @@ async def test_a_caller_that_leaves_ends_the_call_in_flight_and_the_run_says_so(
 
         sink = MemorySink()
         try:
-            await run_agent(make_head(), model, tools, sink, grace=Grace(), runtime_s=60)
+            async with AgentRun(make_head(), model, tools, sink, grace=Grace(), runtime_s=60) as running:
+                await running.carry_out()
         finally:
             ended_events.append([sink.events[-1]["type"], sink.events[-1]["error"]])
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from appliance.admission.grace import Grace
 from appliance.agents.recorded import ForkedModel, ForkedTools, MemorySink
-from appliance.agents.runner import run_agent
+from appliance.agents.runner import AgentRun
 from appliance.agents.transcript import ForkedFrom, Head, Routed, Transcript, read_transcript
 from appliance.agents.verify import Verdict, verify_run
 from appliance.protocol.agents import without_volatile
@@ -139,7 +139,8 @@ def script(turned: list[tuple[str, list[Mapping[str, Any]]]], ending: str) -> Sc
 async def carry_out(head: Head, model: Any, tools: Any, cancel_after: float | None = None) -> Events:
     sink = MemorySink()
     with trio.move_on_after(cancel_after if cancel_after is not None else 1e6):
-        await run_agent(head, model, tools, sink, grace=Grace(), runtime_s=100)
+        async with AgentRun(head, model, tools, sink, grace=Grace(), runtime_s=100) as run:
+            await run.carry_out()
     return stored(sink.events)
 
 

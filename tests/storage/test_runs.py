@@ -78,7 +78,7 @@ async def open_store(
 
 
 async def put(store: RunStore, number: int, *events: Mapping[str, Any]) -> list[bytes]:
-    with await store.begin(run_id(number)) as sink:
+    with store.begin(run_id(number)) as sink:
         for event in events:
             await sink.append(event)
         return sink.lines
@@ -133,7 +133,7 @@ async def test_a_run_that_was_cut_off_ends_interrupted(tmp_path: Path, torn: byt
     path.write_bytes(path.read_bytes() + torn)
     async with open_store(tmp_path / "agent") as store:
         found = await store.load(run_id(1))
-        assert store.interrupted == 1
+        assert store.statistics().interrupted == 1
         [row] = await store.newest(limit=5, owner="o")
     assert found is not None
     assert found.flaw is None
@@ -141,13 +141,13 @@ async def test_a_run_that_was_cut_off_ends_interrupted(tmp_path: Path, torn: byt
     assert (found.events[-1]["error"], found.events[-1]["steps"]) == ("interrupted", 1)
     assert (row.ok, row.error, row.steps) == (False, "interrupted", 1)
     async with open_store(tmp_path / "agent") as again:
-        assert again.interrupted == 0
+        assert again.statistics().interrupted == 0
     assert path.with_suffix(".torn").exists() == bool(torn)
 
 
 async def test_a_run_cut_off_before_its_first_event_never_was(tmp_path: Path) -> None:
     async with open_store(tmp_path / "agent") as store:
-        (await store.begin(run_id(1))).__exit__()
+        store.begin(run_id(1)).__exit__()
     async with open_store(tmp_path / "agent") as store:
         assert await store.load(run_id(1)) is None
         assert await store.newest(limit=5, owner=None) == []
@@ -212,7 +212,7 @@ async def test_a_full_disk_refuses_the_event_whole_and_the_run_goes_on_after_it(
         return os.write(file, data)
 
     async with open_store(tmp_path / "agent", write=write) as store:
-        with await store.begin(run_id(1)) as sink:
+        with store.begin(run_id(1)) as sink:
             await sink.append(started())
             full = True
             with pytest.raises(StorageFull):
