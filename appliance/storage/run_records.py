@@ -8,7 +8,7 @@ from typing import Any
 from appliance.protocol.canonical import canonical_json
 from appliance.storage.chain import GENESIS, BadRecord, Link, check_order, read_record
 from appliance.storage.run_index import RunRow
-from appliance.storage.run_payloads import move_in
+from appliance.storage.run_payloads import move_in, payloads_in
 from appliance.storage.run_sink import ended_row, first_row
 
 Load = Callable[[str], bytes]
@@ -44,12 +44,6 @@ def read_run(lines: Sequence[bytes], load: Load) -> StoredRun:
     return StoredRun(tuple(lines), tuple(events))
 
 
-def payloads_of(lines: Sequence[bytes]) -> frozenset[str]:
-    """The hashes of all that was too long for these lines."""
-    blobs = (json.loads(line).get("blobs", {}) for line in lines if b'"blobs":{' in line)
-    return frozenset(place["sha256"] for places in blobs for place in places.values())
-
-
 def to_record(lines: Sequence[bytes], load: Load) -> dict[str, Any]:
     """The fields of a finished run's record: those of its transcript, its events as they are stored, its payloads."""
     events = [json.loads(line) for line in lines]
@@ -57,7 +51,7 @@ def to_record(lines: Sequence[bytes], load: Load) -> dict[str, Any]:
     names = ("request_hash", "agent", "tier", "backend", "upstream_model", "owner")
     ended = {"ok": last["ok"], "output_text": last.get("output_text", ""), "error": last.get("error")}
     more = {"forked_from": first["forked_from"]} if "forked_from" in first else {}
-    if payloads := {digest: load(digest).decode("ascii") for digest in sorted(payloads_of(lines))}:
+    if payloads := {digest: load(digest).decode("ascii") for digest in sorted(payloads_in(lines))}:
         more["payloads"] = payloads
     return {**{name: first[name] for name in names}, **ended, **more, "events": events}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from appliance.storage.record_scan import iterate_log
 from appliance.storage.run_files import RunFiles
 from appliance.storage.run_index import RunRow
-from appliance.storage.run_records import payloads_of, row_in, row_of
+from appliance.storage.run_payloads import payloads_in
+from appliance.storage.run_records import row_in, row_of
 from appliance.storage.run_sink import ENDS
 from appliance.storage.segments import NOWHERE, find_end
 
@@ -65,5 +66,5 @@ def _look(files: RunFiles, run_id: str) -> RunRow | bool:
     last = json.loads(found.lines[-1])
     if last["type"] not in ENDS:
         return True
-    size = found.size + files.payloads_size(run_id, payloads_of(found.lines))
+    size = found.size + files.payloads_size(run_id, payloads_in(found.lines))
     return row_of(json.loads(found.lines[0]), last, size)

@@ -1,5 +1,6 @@
 """Run sink: one run's file while the run goes on. Events go in, in order, each chained to the one before."""
 
+import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import Any
 from appliance.storage.chain import GENESIS, make_draft, seal
 from appliance.storage.run_files import Found, RunFiles
 from appliance.storage.run_index import RunRow
-from appliance.storage.run_payloads import move_out
+from appliance.storage.run_payloads import move_out, payloads_in
 
 Event = Mapping[str, Any]
 
@@ -47,13 +48,14 @@ class RunSink:
         self._write = write
         self._note = note
         self._link = GENESIS
-        self._payloads: dict[str, int] = {}
+        self._payload_bytes = 0
 
-    def go_on(self, file: int, found: Found, started: Event) -> None:
-        """What comes now follows what was found in a file that is open."""
+    def go_on(self, file: int, found: Found) -> None:
+        """What comes now follows what was found in a file that is open. Raises LookupError: it is no run's."""
         self.file, self.size, self._link = file, found.size, found.link
         self.lines = list(found.lines)
-        self.row = first_row(started)
+        self._payload_bytes = self._files.payloads_size(self.run_id, payloads_in(found.lines))
+        self.row = first_row(json.loads(self.lines[0]))
 
     def __enter__(self) -> "RunSink":
         return self
@@ -75,13 +77,12 @@ class RunSink:
         self._link = sealed.link
         self.size += len(sealed.line) + 1
         self.lines.append(sealed.line)
-        self._payloads |= {digest: len(data) for digest, data in payloads.items()}
+        self._payload_bytes += sum(map(len, payloads.values()))
         if self.row is None:
             self.row = first_row(fields)
             await self._note(self, self.row)
         elif last:
-            total = self.size + sum(self._payloads.values())
-            self.row = replace(ended_row(self.row, fields), bytes=total)
+            self.row = replace(ended_row(self.row, fields), bytes=self.size + self._payload_bytes)
             await self._note(self, self.row)
 
 

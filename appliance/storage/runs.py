@@ -15,7 +15,7 @@ from appliance.protocol.errors import GatewayError, StorageFull
 from appliance.protocol.ids import is_id
 from appliance.storage.atomic import Write
 from appliance.storage.records import RecordLog
-from appliance.storage.run_files import Found, RunFiles
+from appliance.storage.run_files import RunFiles
 from appliance.storage.run_index import RunIndex, RunRow
 from appliance.storage.run_records import StoredRun, from_record, read_run, to_record
 from appliance.storage.run_recovery import look_at_runs, rows_in_journal
@@ -230,21 +230,19 @@ class RunStore:
             reopened = await self._in_thread(lambda: self._files.reopen(run_id))
             if reopened is None:
                 return
-            file, found = reopened
             with self.begin(run_id) as sink:
-                sink.file = file
-                events = (await self._in_thread(lambda: self._read_found(run_id, found))).events
-                sink.go_on(file, found, events[0])
+                sink.go_on(*reopened)
+                found = await self._in_thread(lambda: self._read(run_id))
+                events = found.events if found is not None else ()
                 self._interrupted += 1
-                await sink.append(_interruption(self._now(), events, len(found.lines)))
+                await sink.append(_interruption(self._now(), events, len(sink.lines)))
         except (GatewayError, OSError, LookupError) as error:
             self._log("agent_run_without_end", level="error", run_id=run_id, error=str(error))
 
     def _read(self, run_id: str) -> StoredRun | None:
         found = self._files.read(run_id)
-        return None if found is None or not found.lines else self._read_found(run_id, found)
-
-    def _read_found(self, run_id: str, found: Found) -> StoredRun:
+        if found is None or not found.lines:
+            return None
         return read_run(found.lines, lambda digest: self._files.load_payload(run_id, digest))
 
     async def _make_room(self) -> None:
@@ -266,7 +264,7 @@ class RunStore:
 
 def _interruption(ts: float, events: Sequence[Event], lines: int) -> dict[str, Any]:
     """`lines` may be more than events: where a payload is missing, its line still is a step."""
-    place = {"turn": events[-1]["turn"], "step": None, "steps": lines - 1}
+    place = {"turn": events[-1]["turn"] if events else None, "step": None, "steps": lines - 1}
     return {"ts": round(ts, 6), "type": "run_failed", **place, "ok": False, "error": "interrupted"}
 
 
