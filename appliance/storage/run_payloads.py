@@ -8,7 +8,7 @@ from appliance.protocol.canonical import canonical_json, sha256_hex
 
 INLINE_BYTES = 16_384  # a line that people can still read; most requests of a short run
 
-_MAY_BE_LONG = ("request", "response", "messages", "tools", "arguments", "result", "tool_calls", "text", "output_text")
+_MAY_BE_LONG = ("request", "response", "messages", "tools", "arguments", "result", "tool_calls")  # what was said stays
 
 
 def move_out(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:

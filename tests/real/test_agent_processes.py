@@ -115,7 +115,7 @@ LONG_RUNS = {"editor": {"model": "fast", "max_turns": 100}}  # three seconds and
 
 
 def test_a_run_that_kill_9_cuts_off_replays_to_all_that_was_acknowledged(tmp_path: Path) -> None:
-    moments = random.Random(20_261_125)  # noqa: S311 -- moments to kill at, the same every time
+    moments = random.Random(20_261_125)
     seen: list[Watcher] = []
     outcomes: dict[str, int] = {}
     specs = tmp_path / "long_runs.json"

@@ -156,6 +156,7 @@ async def test_runs_whose_answers_lie_beside_their_lines_are_the_same_but_for_wh
         one, two = await run(house, "hi"), await run(house, "hi")
     assert one["events"][1]["blobs"]["response"] != two["events"][1]["blobs"]["response"]
     assert without_volatile(one) == without_volatile(two)
+    assert one["output_text"] == one["events"][-1]["output_text"] == "a long answer " * 2_000
 
 
 async def test_runs_are_counted_by_agent_and_outcome_with_their_steps(tmp_path: Path, nursery: trio.Nursery) -> None:
