@@ -93,6 +93,8 @@ class Components:
             found.append("the picture store cannot be written")
         if self.tool_records.statistics().failing:
             found.append("the journal of tool runs cannot be written: tools are refused")
+        if self.agents.store.statistics().failing:
+            found.append("agents' runs cannot be stored: they are refused")
         return found
 
 
@@ -125,14 +127,20 @@ async def open_components(
         limiter=pictures,
     )
     key = load_or_create_key(configuration.state_dir / "url_signing.key")
+    run_records = _make_run_records(settings, log)
+    runs = _make_run_store(settings, run_records, log)
+    admission = RunAdmission(settings, configuration.backends)
     readings = Readings(
-        slots=leases.statistics, store=images.statistics, journal=journal.statistics if journal else lambda: None
+        slots=leases.statistics,
+        store=images.statistics,
+        journal=journal.statistics if journal else lambda: None,
+        runs=admission.statistics,
+        run_store=runs.statistics,
     )
     metrics = Metrics(version=__version__, routes=routes, readings=readings)
     router = build_router(settings, configuration.backends, configuration.aliases)
     https = any(one.base_url.startswith("https:") for one in classes.values())
     records = _make_tool_records(settings, log)
-    run_records = _make_run_records(settings, log)
     async with open_upstream(settings, observe=metrics.note_upstream, https=https) as upstream:
         catalogue = _make_catalogue(configuration, upstream)
         tools = ToolEnvironment(
@@ -175,9 +183,10 @@ async def open_components(
                 settings=settings,
                 dispatcher=dispatcher,
                 bus=bus,
-                store=_make_run_store(settings, run_records, log),
-                admission=RunAdmission(settings, configuration.backends),
+                store=runs,
+                admission=admission,
                 grace=grace,
+                metrics=metrics,
                 versions=_versions(configuration),
                 new_id=make_id,
             ),
@@ -244,6 +253,7 @@ def _make_run_store(settings: Settings, journal: RecordLog | None, log: Log) -> 
         total_max_bytes=settings.agent_runs_total_max_bytes,
         durable=settings.tools_durability == "strict",
         journal=journal,
+        journal_path=settings.agent_runs_log_path if journal is not None else None,
         keep_files=settings.agent_runs_log_mode != "ndjson",
         files=trio.CapacityLimiter(FILE_THREADS),
         index_limiter=trio.CapacityLimiter(1),  # SQLite has one thread of its own

@@ -1,6 +1,7 @@
 """Agents: from a request to a run that is ready to go, new or forked; and what has become of the runs there were."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,18 @@ from appliance.admission.grace import Grace
 from appliance.agents.admission import RunAdmission
 from appliance.agents.live import LiveModel, LiveTools
 from appliance.agents.recorded import ForkedModel, ForkedTools
-from appliance.agents.runner import Model, Sink, Tools, run_agent
+from appliance.agents.runner import AgentRun, Model, Sink, Tools
 from appliance.agents.tiers import offered_tools
-from appliance.agents.transcript import BadTranscript, Ended, ForkedFrom, Head, Routed, Transcript, read_transcript
+from appliance.agents.transcript import (
+    CANCELLED,
+    BadTranscript,
+    Ended,
+    ForkedFrom,
+    Head,
+    Routed,
+    Transcript,
+    read_transcript,
+)
 from appliance.agents.verify import Verdict, verify_run
 from appliance.config.agent_specs import AgentSpec
 from appliance.config.settings import Settings
@@ -23,7 +33,9 @@ from appliance.protocol.canonical import compact_json
 from appliance.protocol.errors import InvalidRequest, NotFound
 from appliance.protocol.ids import NewId
 from appliance.protocol.language import LanguageRequest, parse_language_request
-from appliance.storage.runs import RunStore, StoredRun
+from appliance.storage.run_records import StoredRun
+from appliance.storage.runs import RunStore
+from appliance.telemetry.metrics import Metrics
 from appliance.toolbus.bus import ToolBus, ToolCaller
 
 
@@ -60,6 +72,7 @@ class Agents:
     store: RunStore
     admission: RunAdmission
     grace: Grace
+    metrics: Metrics
     versions: Mapping[str, str]
     new_id: NewId
 
@@ -93,17 +106,27 @@ class Agents:
         live = LiveTools(self.bus, caller.tools, head)
         return ReadyRun(head, model, ForkedTools(transcript, request.from_step, live, harmless))
 
-    async def carry_out(self, run: ReadyRun, sink: Sink) -> Ended:
-        """Run it to its end; the place among the runs of its class is the caller's to hold. Raises StorageFull."""
-        runtime_s = float(run.head.spec.max_runtime_sec)
-        return await run_agent(run.head, run.model, run.tools, sink, grace=self.grace, runtime_s=runtime_s)
+    @asynccontextmanager
+    async def begin(self, ready: ReadyRun, sink: Sink) -> AsyncIterator[AgentRun]:
+        """Begin a run, which has its end when the context is left. Its place among the runs of its class is the caller's
+        to hold. Raises StorageFull: nothing has happened."""
+        runtime_s = float(ready.head.spec.max_runtime_sec)
+        run = AgentRun(ready.head, ready.model, ready.tools, sink, grace=self.grace, runtime_s=runtime_s)
+        try:
+            async with run:
+                yield run
+        finally:
+            if run.ended is not None:
+                self.metrics.note_run(ready.head.agent, _outcome(run.ended), run.steps)
 
     async def load(self, caller: RunCaller, run_id: str) -> StoredRun:
         """A run that this caller may see. Raises NotFound (`replay_not_found`), the same for others' runs as for none."""
         stored = await self.store.load(run_id)
-        if stored is None or not caller.may_see(stored.events[0].get("owner") if stored.events else None):
-            raise NotFound("There is no such run for this token.", code="replay_not_found")
-        return stored
+        if stored is not None:
+            owner = stored.events[0].get("owner") if stored.events else await self.store.owner_of(run_id)
+            if owner is not None and caller.may_see(owner):
+                return stored
+        raise NotFound("There is no such run for this token.", code="replay_not_found")
 
     async def verify(self, stored: StoredRun) -> Verdict:
         """Do a run again from its record, and compare."""
@@ -151,9 +174,16 @@ class Agents:
             route,
             request_id=caller.request_id,
             on_lease=caller.on_lease,
+            metrics=self.metrics,
             wait_s=self.settings.agent_queue_timeout_sec,
             grace=self.grace,
         )
+
+
+def _outcome(ended: Ended) -> str:
+    if ended.error is None:
+        return "ok"
+    return "cancelled" if ended.error == CANCELLED else "failed"
 
 
 def transcript_of(stored: StoredRun) -> Transcript:

@@ -3,33 +3,28 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from appliance.agents.transcript import Requested
+from appliance.protocol.canonical import canonical_json
 from appliance.protocol.ids import is_id
+from appliance.protocol.strictjson import MAX_NESTING, nesting
 
 MAX_ARGUMENT_CHARS = 1_000_000  # as large as a request may be by default
+MAX_NAME_CHARS = 256  # OpenAI has 64, tools of MCP servers have their server's name before their own
 
 
 class InvalidToolCall(ValueError):
     """A tool call that is none: the message says why. The model's fault, which ends a run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was said, and the tools that were asked for, in their order."""
-
-    text: str
-    calls: tuple[Requested, ...]
-
-
 def read_text(response: bytes) -> str:
     """What was said, "" where nothing was."""
     content = _message(response).get("content")
     if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+        texts = (part.get("text") for part in content if isinstance(part, dict))
+        return _joined("".join(text for text in texts if isinstance(text, str)))
+    return _joined(content) if isinstance(content, str) else ""
 
 
 def read_calls(response: bytes, seed: str) -> tuple[Requested, ...]:
@@ -43,8 +38,8 @@ def read_calls(response: bytes, seed: str) -> tuple[Requested, ...]:
 def _message(response: bytes) -> Mapping[str, Any]:
     """Backends check that an answer is a JSON object; a model server may still leave the rest out."""
     try:
-        message = json.loads(response)["choices"][0]["message"]
-    except (ValueError, LookupError, TypeError):
+        message = json.loads(response.decode("utf-8-sig", "replace"))["choices"][0]["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return message if isinstance(message, dict) else {}
 
@@ -56,27 +51,57 @@ def _read_call(entry: object, seed: str) -> Requested:
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise InvalidToolCall("a tool call has no name")
+    if len(name) > MAX_NAME_CHARS:
+        raise InvalidToolCall(f"the name of a tool is longer than {MAX_NAME_CHARS} characters")
+    name = _joined(name)
     return Requested(_call_id(seed), name, _read_arguments(name, function.get("arguments")))
 
 
 def _read_arguments(name: str, arguments: object) -> Mapping[str, Any]:
     """A string of JSON, as OpenAI has it, or the object itself, as others do; nothing at all is no arguments."""
     if isinstance(arguments, str):
-        if len(arguments) > MAX_ARGUMENT_CHARS:
-            raise InvalidToolCall(f"the arguments of {name[:64]} are longer than {MAX_ARGUMENT_CHARS} characters")
-        try:
-            arguments = json.loads(arguments, parse_constant=_refuse) if arguments.strip() else {}
-        except (ValueError, RecursionError):
-            raise InvalidToolCall(f"the arguments of {name[:64]} are no JSON") from None
+        arguments = _parse(name, arguments) if arguments.strip() else {}
     if arguments is None:
         return {}
     if not isinstance(arguments, dict):
         raise InvalidToolCall(f"the arguments of {name[:64]} are no object")
-    return arguments
+    return _checked(name, arguments)
 
 
-def _refuse(text: str) -> Any:
-    raise ValueError(text)
+def _parse(name: str, text: str) -> object:
+    if len(text) > MAX_ARGUMENT_CHARS:
+        raise _too_long(name)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidToolCall(f"the arguments of {name[:64]} are no JSON") from None
+
+
+def _checked(name: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
+    """Arguments that can be written down and read again as the same: no NaN, no 1e999, no bottomless nesting."""
+    try:
+        text = canonical_json(arguments)
+        again = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidToolCall(
+            f"the arguments of {name[:64]} hold a number that JSON has not, or nest too deep"
+        ) from None
+    if len(text) > MAX_ARGUMENT_CHARS:
+        raise _too_long(name)
+    if text.count("[") + text.count("{") > MAX_NESTING and nesting(again) > MAX_NESTING:
+        raise InvalidToolCall(f"the arguments of {name[:64]} nest deeper than {MAX_NESTING} levels")
+    return dict(again)
+
+
+def _too_long(name: str) -> InvalidToolCall:
+    return InvalidToolCall(f"the arguments of {name[:64]} are longer than {MAX_ARGUMENT_CHARS} characters")
+
+
+def _joined(text: str) -> str:
+    """Both halves of a surrogate pair, which came by different ways, as the one character that a record reads them as."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _call_id(seed: str) -> str:

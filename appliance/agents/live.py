@@ -12,7 +12,9 @@ from appliance.dispatch.language import admit_routed, answer
 from appliance.dispatch.routing import LanguageRoute
 from appliance.protocol.errors import InvalidArguments, RateLimited, UndeclaredTool, UnknownTool
 from appliance.protocol.language import parse_language_request
+from appliance.protocol.streams import usage_in
 from appliance.protocol.tools import ToolCall
+from appliance.telemetry.metrics import Metrics
 from appliance.toolbus.bus import ToolBus, ToolCaller
 
 RELEASE_S = 5.0  # what giving a slot back may take; a language backend has nothing to confirm
@@ -33,6 +35,7 @@ class LiveModel(Model):
         *,
         request_id: str,
         on_lease: Callable[[str], None],
+        metrics: Metrics,
         wait_s: float,
         grace: Grace,
     ) -> None:
@@ -40,6 +43,7 @@ class LiveModel(Model):
         self._route = route
         self._request_id = request_id
         self._on_lease = on_lease
+        self._metrics = metrics
         self._wait_s = wait_s
         self._grace = grace
 
@@ -50,10 +54,14 @@ class LiveModel(Model):
         try:
             caller = Caller(self._request_id, stack, self._on_lease)
             job = await admit_routed(self._dispatcher, caller, wanted, self._route, wait_s=self._wait_s)
-            return await answer(self._dispatcher, job)
+            response = await answer(self._dispatcher, job)
         finally:
             with self._grace.shield(RELEASE_S):
                 await stack.aclose()  # noqa: ASYNC102 -- the shield of Grace has its deadline
+        if (usage := usage_in(response)) is not None:
+            name = job.call.backend_class.name
+            self._metrics.note_tokens(name, usage.prompt_tokens, usage.completion_tokens)
+        return response
 
 
 class LiveTools(Tools):

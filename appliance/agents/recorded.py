@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.agents.live import refused
-from appliance.agents.runner import Model, RunOver, Tools
+from appliance.agents.runner import Model, RunOver, Stopped, Tools
 from appliance.agents.step import CallModel
 from appliance.agents.transcript import INTERRUPTED, Ended, ModelStep, Requested, Step, ToolDone, ToolStep, Transcript
 
@@ -21,7 +21,7 @@ class Difference:
     now: Any
 
 
-class Diverged(Exception):
+class Diverged(Stopped):
     """The run that is done again asks for something else than the recorded one did."""
 
     def __init__(self, difference: Difference) -> None:
@@ -72,7 +72,7 @@ class ForkedModel(Model):
             return await self._live.answer(call)
         step = self._transcript.steps[call.step]
         if not isinstance(step, ModelStep):
-            raise Diverged(Difference(call.step, "type", _kind(step), call.kind))
+            raise _other_rules(call.step)
         return step.response
 
 
@@ -95,7 +95,10 @@ class ForkedTools(Tools):
 
     async def invoke(self, call: Requested, step: int) -> ToolDone:
         if step < self._from_step:
-            return await RecordedTools(self._transcript).invoke(call, step)
+            recorded = self._transcript.steps[step]
+            if not isinstance(recorded, ToolStep) or recorded.call.fingerprint() != call.fingerprint():
+                raise _other_rules(step)
+            return recorded.done
         if results := self._results[call.fingerprint()]:
             return results.popleft()
         if call.name in self._harmless:
@@ -120,6 +123,11 @@ def step_at(transcript: Transcript, number: int) -> Step:
     if number < len(transcript.steps):
         return transcript.steps[number]
     raise RunOver(transcript.ended or Ended(error=INTERRUPTED))
+
+
+def _other_rules(step: int) -> RunOver:
+    """The end of a fork whose recorded answers lead elsewhere now: the gateway that recorded them had other rules."""
+    return RunOver(Ended(error=f"the recorded run cannot be followed at step {step}", code="diverged"))
 
 
 def _kind(step: Step) -> str:

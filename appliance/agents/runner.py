@@ -1,5 +1,6 @@
 """Runner: carries out a run, action by action, through a model and tools that it is handed: live ones or recorded ones."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -9,10 +10,11 @@ import trio
 
 from appliance.admission.grace import Grace
 from appliance.agents.answers import InvalidToolCall, read_text
-from appliance.agents.step import RUNTIME, Action, CallModel, Finish, RunTools, calls_of, decide_next
+from appliance.agents.step import RUNTIME, Action, CallModel, Finish, RunTools, calls_of, decide_next, spent_budget
 from appliance.agents.transcript import CANCELLED, Ended, Head, ModelStep, Requested, Step, ToolDone, ToolStep
 from appliance.protocol.errors import GatewayError, StorageFull
 
+FAULT = "internal error"
 EDGE_EVENT_S = 5.0  # what the first event of a run and its last may take, whoever leaves
 
 
@@ -40,7 +42,11 @@ class Sink(Protocol):
         ...
 
 
-class RunOver(Exception):
+class Stopped(Exception):
+    """What a recorded model and recorded tools raise where they have nothing to give."""
+
+
+class RunOver(Stopped):
     """A recorded run has no more to give: it ended here, in this way."""
 
     def __init__(self, ended: Ended) -> None:
@@ -48,58 +54,84 @@ class RunOver(Exception):
         self.ended = ended
 
 
-async def run_agent(
-    head: Head,
-    model: Model,
-    tools: Tools,
-    sink: Sink,
-    *,
-    grace: Grace,
-    runtime_s: float,
-    now: Callable[[], float] = time.time,
-) -> Ended:
-    """Carry a run out to its end, which is its last event. Raises StorageFull where an event could not be kept.
+class AgentRun:
+    """A run. It begins on entering it as a context; on leaving, it has its end, whoever leaves and why.
 
-    `runtime_s` binds whatever the run is waiting for. The first event and the last are kept in shielded scopes of
-    EDGE_EVENT_S at most: a run that has begun has its end, also when it is cancelled.
+    The first event and the last are kept in shielded scopes of EDGE_EVENT_S at most. Raises StorageFull where an event
+    could not be kept.
     """
-    run = _Run(head, model, tools, sink, now)
-    with grace.shield(EDGE_EVENT_S):
-        await run.note(head.fields())
-    ended: Ended | None = None
-    try:
-        with trio.move_on_after(runtime_s):
-            ended = await run.to_its_end()
-        ended = ended or Ended(error=RUNTIME)
-    finally:
-        if ended is None:  # the caller left, or an event could not be kept
-            with grace.shield(EDGE_EVENT_S), suppress(StorageFull):  # the first reason is the one to tell
-                await run.end(Ended(error=CANCELLED))  # noqa: ASYNC102 -- the shield of Grace has its deadline
-    with grace.shield(EDGE_EVENT_S):
-        await run.end(ended)
-    return ended
 
-
-class _Run:
-    """A run on its way: what has been so far, and the one way to add to it."""
-
-    def __init__(self, head: Head, model: Model, tools: Tools, sink: Sink, now: Callable[[], float]) -> None:
-        self._head = head
+    def __init__(
+        self,
+        head: Head,
+        model: Model,
+        tools: Tools,
+        sink: Sink,
+        *,
+        grace: Grace,
+        runtime_s: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.head = head
         self._model = model
         self._tools = tools
         self._sink = sink
+        self._grace = grace
+        self._runtime_s = runtime_s
         self._now = now
         self._steps: list[Step] = []
         self._turn: int | None = None
+        self.ended: Ended | None = None
+        self._why = CANCELLED
+        self._is_over = False
 
-    async def to_its_end(self) -> Ended:
+    @property
+    def steps(self) -> int:
+        """How many there were so far."""
+        return len(self._steps)
+
+    async def __aenter__(self) -> "AgentRun":
+        await self._note_at_edge(self.head.fields())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._is_over:
+            self.ended = self.ended or Ended(error=self._why)
+            with suppress(StorageFull):  # the first reason is the one to tell
+                await self._end(self.ended)  # noqa: ASYNC102 -- _note_at_edge shields, with a deadline
+
+    async def carry_out(self) -> Ended:
+        """Every action until one says that it is over; `runtime_s` binds whatever the run is waiting for."""
+        try:
+            with trio.move_on_after(self._runtime_s):
+                self.ended = await self._to_its_end()
+            self.ended = self.ended or Ended(error=RUNTIME)
+        finally:
+            if trio.current_effective_deadline() != -math.inf:  # nobody left: if it ends without a reason, it is ours
+                self._why = FAULT
+        await self._end(self.ended)
+        return self.ended
+
+    async def _end(self, ended: Ended) -> None:
+        await self._note_at_edge(ended.fields(self._turn, len(self._steps)))
+        self._is_over = True
+
+    async def _note_at_edge(self, fields: Mapping[str, Any]) -> None:
+        with self._grace.shield(EDGE_EVENT_S) as scope:
+            await self._note(fields)
+        if scope.cancelled_caught:
+            raise StorageFull("An event of this run", remedy="the disk has not answered in time")
+
+    async def _note(self, fields: Mapping[str, Any]) -> None:
+        await self._sink.append({"ts": round(self._now(), 6), **fields})
+
+    async def _to_its_end(self) -> Ended:
         """Every action until one says that it is over."""
         while True:
-            action = decide_next(self._head, self._steps)
-            if isinstance(action, Finish):
-                self._turn = action.turn
-                return action.ended
+            action = decide_next(self.head, self._steps)
             self._turn = action.turn
+            if isinstance(action, Finish):
+                return action.ended
             try:
                 await self._carry_out(action)
             except RunOver as over:
@@ -107,17 +139,11 @@ class _Run:
             except GatewayError as error:
                 return Ended(error=error.message, code=error.code)
 
-    async def end(self, ended: Ended) -> None:
-        await self.note(ended.fields(self._turn, len(self._steps)))
-
-    async def note(self, fields: Mapping[str, Any]) -> None:
-        await self._sink.append({"ts": round(self._now(), 6), **fields})
-
     async def _carry_out(self, action: Action) -> None:
         if isinstance(action, CallModel):
             await self._add(await self._ask(action))
         elif isinstance(action, RunTools):
-            parallel = self._head.spec.parallel_tools and len(action.calls) > 1
+            parallel = self.head.spec.parallel_tools and len(action.calls) > 1
             await (self._run_together if parallel else self._run_in_turn)(action)
 
     async def _ask(self, action: CallModel) -> ModelStep:
@@ -137,8 +163,8 @@ class _Run:
     async def _run_in_turn(self, action: RunTools) -> None:
         for step, call in enumerate(action.calls, action.step):
             await self._add(ToolStep(action.turn, step, call, await self._tools.invoke(call, step)))
-            if isinstance(decide_next(self._head, self._steps), Finish):
-                return  # a budget is spent: the calls that are left are not run
+            if spent_budget(self.head, self._steps) is not None:
+                return  # the calls that are left are not run
 
     async def _run_together(self, action: RunTools) -> None:
         """All at the same time; events come in the order of the calls, each as soon as those before it are there."""
@@ -149,7 +175,7 @@ class _Run:
             nonlocal changed
             try:
                 results[number] = await self._tools.invoke(call, action.step + number)
-            except (GatewayError, RunOver) as error:  # carried past the nursery, which would wrap it in a group
+            except (GatewayError, Stopped) as error:  # carried past the nursery, which would wrap it in a group
                 results[number] = error
             changed.set()
             changed = trio.Event()
@@ -170,11 +196,16 @@ class _Run:
                 await changed().wait()
             if isinstance(result, Exception):
                 return result
-            await self._add(ToolStep(action.turn, action.step + number, call, result))
+            try:
+                await self._add(ToolStep(action.turn, action.step + number, call, result))
+            except StorageFull as full:
+                return full
+            if spent_budget(self.head, self._steps) is not None:
+                return None  # what still runs is ended, and is no part of the run
         return None
 
     async def _add(self, step: Step) -> None:
-        await self.note(step.fields())
+        await self._note(step.fields())
         self._steps.append(step)
 
 

@@ -10,6 +10,8 @@ from appliance.protocol.canonical import canonical_json
 
 MAX_RESULT_CHARS = 20_000  # of one tool result, as the model is shown it; the transcript has all of it
 
+MAX_TOOL_CALLS = 1_000  # of a run whose spec names no number: one answer of a model may hold a hundred thousand
+
 TURN_LIMIT = "agent turn limit exceeded"
 RUNTIME = "agent runtime budget exceeded"
 TOOL_IO = "tool IO budget exceeded"
@@ -78,6 +80,12 @@ def calls_of(turn: int, response: bytes) -> tuple[Requested, ...]:
     return read_calls(response, str(turn))
 
 
+def spent_budget(head: Head, steps: Iterable[Step]) -> Ended | None:
+    """The end of a run whose tools have read and written more than they may; None while they have not."""
+    spent = sum(step.done.io_bytes for step in steps if isinstance(step, ToolStep))
+    return Ended(error=TOOL_IO) if spent > head.spec.max_total_tool_io_bytes else None
+
+
 def _plan(head: Head, steps: Sequence[Step], turn: int) -> Action:
     names = ", ".join(tool["function"]["name"] for tool in head.tools) or NO_TOOLS
     return _call(head, steps, "plan", turn, PLAN.format(tools=names), offer=False)
@@ -94,15 +102,15 @@ def _after_answer(head: Head, steps: Sequence[Step], answer: ModelStep) -> Actio
         return Finish(answer.turn, Ended(error=INVALID_CALL))
     if not calls:
         return Finish(answer.turn, Ended(output_text=answer.text))
-    limit = head.spec.max_tool_calls
-    if limit is not None and sum(isinstance(step, ToolStep) for step in steps) + len(calls) > limit:
+    limit = head.spec.max_tool_calls or MAX_TOOL_CALLS
+    if sum(isinstance(step, ToolStep) for step in steps) + len(calls) > limit:
         return Finish(answer.turn, Ended(error=TOOL_CALLS))
     return RunTools(answer.turn, len(steps), calls)
 
 
 def _after_tool(head: Head, steps: Sequence[Step], last: ToolStep) -> Action:
-    if sum(step.done.io_bytes for step in steps if isinstance(step, ToolStep)) > head.spec.max_total_tool_io_bytes:
-        return Finish(last.turn, Ended(error=TOOL_IO))
+    if (ended := spent_budget(head, steps)) is not None:
+        return Finish(last.turn, ended)
     answer = next(step for step in reversed(steps) if isinstance(step, ModelStep))
     done = len(steps) - 1 - answer.step
     if rest := answer.calls[done:]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from appliance.admission.grace import Grace
 from appliance.agents.recorded import Difference, Diverged, MemorySink, RecordedModel, RecordedTools
-from appliance.agents.runner import run_agent
+from appliance.agents.runner import AgentRun
 from appliance.agents.step import RUNTIME
 from appliance.agents.transcript import CANCELLED, INTERRUPTED, BadTranscript, Transcript, read_transcript
 from appliance.protocol.agents import without_volatile
@@ -45,6 +45,8 @@ async def verify_run(events: Sequence[Mapping[str, Any]], flaw: tuple[int, str] 
         await _do_again(transcript, again, grace)
     except Diverged as diverged:
         return Verdict(False, len(transcript.steps), _difference(events, diverged.difference))
+    if transcript.ended is None:  # it still runs: what there is of it is compared
+        del again.events[len(events) :]
     for number, (recorded, now) in enumerate(zip(events, again.events, strict=False)):
         if different := _first_difference(recorded, now):
             return Verdict(False, len(transcript.steps), {"event": number, "step": recorded.get("step"), **different})
@@ -58,7 +60,8 @@ async def verify_run(events: Sequence[Mapping[str, Any]], flaw: tuple[int, str] 
 
 async def _do_again(transcript: Transcript, sink: MemorySink, grace: Grace) -> None:
     model, tools = RecordedModel(transcript), RecordedTools(transcript)
-    await run_agent(transcript.head, model, tools, sink, grace=grace, runtime_s=math.inf)
+    async with AgentRun(transcript.head, model, tools, sink, grace=grace, runtime_s=math.inf) as run:
+        await run.carry_out()
 
 
 def _first_difference(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -9,9 +9,11 @@ from urllib.parse import urlencode
 
 import click
 
-from appliance.cli.asking import Asked, asked, gateway_options
+from appliance.cli.asking import Asked, Unavailable, asked, gateway_options, id_argument, printable
 
 SHOWN_CHARS = 400
+SHOWN_BEFORE_CHARS = 40
+_ENDS = frozenset({"run_completed", "run_failed"})
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 
@@ -33,7 +35,7 @@ def run(input_text: str, name: str, *, base_url: str | None, token: str | None, 
 
 
 @agent.command(help="Run a run again from a step on: up to it as it was, then live, on another model if one is named.")
-@click.argument("run_id")
+@id_argument("run", "run_id")
 @click.option("--step", type=click.IntRange(min=0), required=True, help="The first step that is new.")
 @click.option("--model", help="The model from there on.")
 @gateway_options
@@ -54,7 +56,7 @@ def fork(
 
 
 @agent.command(help="Show the timeline of a run: what was said and called, how long it took, what it cost in tokens.")
-@click.argument("run_id")
+@id_argument("run", "run_id")
 @gateway_options
 @_as_json
 def show(run_id: str, *, base_url: str | None, token: str | None, insecure: bool, as_json: bool) -> int:
@@ -68,7 +70,7 @@ def show(run_id: str, *, base_url: str | None, token: str | None, insecure: bool
 
 
 @agent.command(help="Do a run again from its record, offline. Exit 1 at the first step that comes out differently.")
-@click.argument("run_id")
+@id_argument("run", "run_id")
 @gateway_options
 @_as_json
 def verify(run_id: str, *, base_url: str | None, token: str | None, insecure: bool, as_json: bool) -> int:
@@ -115,14 +117,18 @@ def list_runs(
 
 def _carry_out(gateway: Asked, path: str, body: Mapping[str, Any], *, as_json: bool) -> int:
     last: Mapping[str, Any] = {}
+    run_id = "RUN_ID"
     for event in gateway.stream(path, {**body, "stream": True}):
         last = event
+        run_id = event.get("run_id", run_id)
         if as_json:
             click.echo(json.dumps(event))
         else:
             _say(event)
         sys.stdout.flush()
-    return 0 if last.get("ok") else 1
+    if last.get("type") not in _ENDS:
+        raise Unavailable(f"the answer broke off: `appliance agent show {run_id}` says how far the run came")
+    return 0 if last["ok"] else 1
 
 
 def _say(event: Mapping[str, Any]) -> None:
@@ -135,10 +141,9 @@ def _say(event: Mapping[str, Any]) -> None:
         if "forked_from" in event:
             click.echo(f"  forked from {event['forked_from']['run_id']} at step {event['forked_from']['step']}")
         return
-    if kind in {"run_completed", "run_failed"}:
-        click.echo(
-            f"  {'ok' if event['ok'] else 'failed'}: {_short(event.get('output_text') or event.get('error') or '')}"
-        )
+    if kind in _ENDS:
+        said = event["output_text"] if event["ok"] else event["error"]
+        click.echo(f"  {'ok' if event['ok'] else 'failed'}: {printable(said)}")
         return
     tokens = event.get("usage")
     cost = f", {tokens['prompt_tokens']}+{tokens['completion_tokens']} tokens" if tokens else ""
@@ -153,9 +158,12 @@ def _details(event: Mapping[str, Any]) -> Sequence[str]:
     if event["type"] == "tool":
         given = _compact(event.get("arguments", "(long)"))
         gave = "ok" if event["ok"] else "failed"
-        return (f"{event['tool']} {given} -> {gave} {_compact(event.get('result', '(long)'))}",)
+        return (f"{_short(event['tool'])} {given} -> {gave} {_compact(event.get('result', '(long)'))}",)
     said = [_short(event["text"])] if event.get("text") else []
-    return (*said, *(f"calls {call['name']} {_compact(call['arguments'])}" for call in event.get("tool_calls", ())))
+    return (
+        *said,
+        *(f"calls {_short(call['name'])} {_compact(call['arguments'])}" for call in event.get("tool_calls", ())),
+    )
 
 
 def _say_divergence(found: Mapping[str, Any]) -> None:
@@ -164,15 +172,29 @@ def _say_divergence(found: Mapping[str, Any]) -> None:
     if "reason" in found:
         click.echo(f"  {found['reason']}")
         return
-    click.echo(f"  recorded: {_compact(found.get('recorded'))}")
-    click.echo(f"  now:      {_compact(found.get('now'))}")
+    recorded, now = _from_difference(_text(found.get("recorded")), _text(found.get("now")))
+    click.echo(f"  recorded: {_short(recorded)}")
+    click.echo(f"  now:      {_short(now)}")
+
+
+def _from_difference(one: str, other: str) -> tuple[str, str]:
+    """Both from a little before where they part: requests of one run begin alike for pages."""
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
+    if same <= SHOWN_BEFORE_CHARS * 2:
+        return one, other
+    start = same - SHOWN_BEFORE_CHARS
+    return f"... {one[start:]}", f"... {other[start:]}"
 
 
 def _compact(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return _short(text)
+    return _short(_text(value))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]} ..."

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from appliance.protocol.ids import Prefix, is_id
 from appliance.verification.http import Answer, Call, Gateway, Unreachable, check_base_url, open_exchange, open_lines
 from appliance.verification.tokens import find_token
 
@@ -18,7 +19,9 @@ EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 TIMEOUT_S = 600.0  # a tool may take its own deadline, an agent its whole budget
 
 
-class _Unavailable(click.ClickException):
+class Unavailable(click.ClickException):
+    """The gateway is not there, or no longer."""
+
     exit_code = EXIT_UNAVAILABLE
 
 
@@ -27,6 +30,7 @@ class Asked:
     """A running gateway, and how it is asked."""
 
     gateway: Gateway
+    insecure: bool = False
 
     def get(self, path: str) -> Answer:
         """Raises ClickException where it cannot be reached or refuses."""
@@ -43,9 +47,25 @@ class Asked:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.gateway.token}"}
         call = Call("POST", self.gateway.base_url + path, headers, json.dumps(body).encode())
         with _explained():
-            for line in open_lines(call, timeout_s=TIMEOUT_S, on_refusal=_checked):
+            for line in open_lines(call, timeout_s=TIMEOUT_S, insecure=self.insecure, on_refusal=_checked):
                 if line.startswith(b"data: {"):
                     yield _event(line[len(b"data: ") :])
+
+
+def id_argument(prefix: Prefix, name: str) -> Callable[[F], F]:
+    """An argument that must be an id of this kind: it becomes a part of a path."""
+
+    def check(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+        if not is_id(prefix, value):
+            raise click.BadParameter(f"{value[:64]!r} is no id: write {prefix}- and 24 hex digits")
+        return value
+
+    return click.argument(name, callback=check)
+
+
+def printable(text: str) -> str:
+    """Text of a model's or a tool's for a terminal: its lines and tabs, and no other control characters."""
+    return "".join(char if char.isprintable() or char in "\n\t" else " " for char in text)
 
 
 def gateway_options(command: F) -> F:
@@ -68,7 +88,7 @@ def asked(base_url: str | None, token: str | None, *, insecure: bool) -> Asked:
     found = find_token(token, os.environ, url)
     if found is None:
         raise click.UsageError("no token: give --token, or set GATEWAY_BEARER_TOKEN")
-    return Asked(Gateway(url, found, open_exchange(insecure=insecure, timeout_s=TIMEOUT_S)))
+    return Asked(Gateway(url, found, open_exchange(insecure=insecure, timeout_s=TIMEOUT_S)), insecure)
 
 
 def _own_url(environ: Mapping[str, str]) -> str:
@@ -85,7 +105,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except Unreachable as error:
-        raise _Unavailable(f"{error} (is the gateway running?)") from None
+        raise Unavailable(f"{error} (is the gateway running?)") from None
 
 
 def _checked(answer: Answer) -> Answer:

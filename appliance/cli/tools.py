@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from appliance.cli.asking import asked, gateway_options
+from appliance.cli.asking import asked, gateway_options, id_argument, printable
 from appliance.config.errors import Findings
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
@@ -30,7 +30,7 @@ def list_tools(*, base_url: str | None, token: str | None, insecure: bool, as_js
         return 0
     for tool in found["data"]:
         click.echo(
-            f"{tool['name']:<20} {tool['version']:<6} {tool['source']:<9} {_first_sentence(tool['description'])}"
+            f"{tool['name']:<20} {tool['version']:<6} {tool['source']:<9} {printable(_first_sentence(tool['description']))}"
         )
     return 0
 
@@ -47,7 +47,7 @@ def run(name: str, arguments: str, *, base_url: str | None, token: str | None, i
 
 
 @tools.command(help="Show the stored record of a run, byte for byte.")
-@click.argument("replay_id")
+@id_argument("tool", "replay_id")
 @gateway_options
 def replay(replay_id: str, *, base_url: str | None, token: str | None, insecure: bool) -> int:
     record = asked(base_url, token, insecure=insecure).get(f"/v1/tools/replay/{replay_id}")

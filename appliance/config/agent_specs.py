@@ -44,7 +44,9 @@ class AgentSpec(BaseModel):
     instructions: Annotated[StrictStr, Field(max_length=100_000)] | None = Field(
         None, description="What the model is told first, before the messages of a run."
     )
-    max_tool_calls: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = Field(None, description="All calls of a run.")
+    max_tool_calls: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = Field(
+        None, description="All calls of a run; 1,000 where nothing is said."
+    )
     parallel_tools: StrictBool | None = Field(None, description="The calls of one turn run at the same time.")
 
     def hashed(self) -> dict[str, Any]:

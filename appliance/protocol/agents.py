@@ -1,7 +1,7 @@
 """Agents on the wire: what a run is asked for, its hash, and which fields of a transcript are volatile."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ VOLATILE = frozenset(
 """Fields that differ between two runs of the same thing, wherever they stand in a transcript's own structure.
 
 Times and durations, random ids, the hash chain (it covers the others), and whose run it was; of a model's answer, which
-is kept as the text that came, `id` and `created`.
+is kept as the text that came, `id` and `created`; and where an answer lies beside its line, the hash of it, which covers
+those two.
 """
 _OPAQUE = frozenset({"arguments", "result", "messages", "spec", "tools"})  # what was said: nothing of it is ours
 _ANSWERS_OWN = frozenset({"id", "created"})  # of a model's answer, its tool calls included
@@ -96,10 +97,12 @@ def _stripped(key: str, value: Any) -> Any:
             return _without(json.loads(value), _ANSWERS_OWN)
         except (ValueError, RecursionError):
             return value
+    if key == "blobs" and isinstance(value, Mapping):
+        return {name: _without(item, {"sha256"}) if name == "response" else item for name, item in value.items()}
     return value if key in _OPAQUE else without_volatile(value)
 
 
-def _without(value: Any, names: frozenset[str]) -> Any:
+def _without(value: Any, names: Set[str]) -> Any:
     if isinstance(value, dict):
         return {key: _without(item, names) for key, item in value.items() if key not in names}
     return [_without(item, names) for item in value] if isinstance(value, list) else value

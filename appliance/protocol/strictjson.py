@@ -75,7 +75,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise _invalid(f"{error.msg}: line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise _too_deep() from None
-    if body.count(b"[") + body.count(b"{") > MAX_NESTING and _nesting(value) > MAX_NESTING:
+    if body.count(b"[") + body.count(b"{") > MAX_NESTING and nesting(value) > MAX_NESTING:
         raise _too_deep()
     if decoder.suspicious or _SURROGATE_ESCAPE.search(body):
         _raise_at_first_problem(value)
@@ -99,7 +99,7 @@ def _too_deep() -> InvalidRequest:
     return _invalid(f"nested deeper than {MAX_NESTING} levels")
 
 
-def _nesting(value: object) -> int:
+def nesting(value: object) -> int:
     """How deep containers nest, without recursion: the input is hostile."""
     deepest = 0
     stack: list[tuple[object, int]] = [(value, 1)]

@@ -49,9 +49,14 @@ class RunFiles:
                 yield stem
 
     def create(self, run_id: str) -> int:
-        """Open the file of a new run. Raises OSError."""
+        """Open the file of a new run; nothing is left where that fails. Raises OSError."""
         file = open_to_append(self._path(run_id))
-        sync_directory(self.directory)
+        try:
+            sync_directory(self.directory)
+        except BaseException:
+            os.close(file)
+            self.remove(run_id)
+            raise
         return file
 
     def append(self, file: int, line: bytes, size: int, *, durable: bool) -> None:
@@ -69,7 +74,10 @@ class RunFiles:
         """Keep what an event was relieved of, before the event itself. Raises OSError."""
         if payloads:
             directory = self._payloads(run_id)
-            ensure_private_dir(directory)
+            if not directory.exists():
+                ensure_private_dir(directory)
+                if durable:
+                    sync_directory(self.directory)
             for digest, data in payloads.items():
                 if not (directory / digest).exists():
                     write_atomic(directory / digest, data, durable=durable, write=self._write)
@@ -92,12 +100,12 @@ class RunFiles:
     def reopen(self, run_id: str) -> tuple[int, Found] | None:
         """Open a run that was cut off, after its last good line; what stands behind that is set aside as `.torn`.
 
-        None: it holds no good line. Raises OSError.
+        None: it holds no good line, and is left as it is. Raises OSError.
         """
         found = self.read(run_id)
-        if found is None:
+        good = _good_part(found) if found is not None else None
+        if found is None or good is None or not good.lines:
             return None
-        good = _good_part(found)
         file = open_to_append(self._path(run_id))
         try:
             rest = b"\n".join(found.lines[len(good.lines) :]) + found.torn
@@ -107,20 +115,14 @@ class RunFiles:
         except BaseException:
             os.close(file)
             raise
-        if not good.lines:
-            os.close(file)
-            return None
         return file, good
 
-    def size(self, run_id: str) -> int:
-        """Bytes on the disk, payloads included."""
-        names = [self._path(run_id)]
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            names += [Path(entry.path) for entry in os.scandir(self._payloads(run_id))]
+    def payloads_size(self, run_id: str, digests: Iterable[str]) -> int:
+        """Bytes of these payloads; one that is not there has none."""
         total = 0
-        for name in names:
+        for digest in digests:
             with contextlib.suppress(FileNotFoundError):
-                total += name.stat().st_size
+                total += (self._payloads(run_id) / digest).stat().st_size
         return total
 
     def remove_all(self, run_ids: Iterable[str]) -> None:

@@ -79,9 +79,13 @@ class RunIndex:
         with self._open:
             self._open.executemany("delete from runs where run_id = ?", [(run_id,) for run_id in run_ids])
 
-    def run_ids(self) -> dict[str, bool]:
-        """Every run, and whether it has ended."""
-        return {run_id: ok is not None for run_id, ok in self._open.execute("select run_id, ok from runs")}
+    def run_ids(self) -> frozenset[str]:
+        """Every run that has ended."""
+        return frozenset(run_id for (run_id,) in self._open.execute("select run_id from runs where ok is not null"))
+
+    def owner_of(self, run_id: str) -> str | None:
+        found = self._open.execute("select owner from runs where run_id = ?", (run_id,)).fetchone()
+        return None if found is None else str(found[0])
 
     def total_bytes(self) -> int:
         (total,) = self._open.execute("select coalesce(sum(bytes), 0) from runs").fetchone()

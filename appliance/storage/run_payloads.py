@@ -1,14 +1,14 @@
 """Run payloads: what of an event is too long for its line is kept beside it, under the hash of its bytes. Pure."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from appliance.protocol.canonical import canonical_json, sha256_hex
 
 INLINE_BYTES = 16_384  # a line that people can still read; most requests of a short run
 
-_MAY_BE_LONG = ("request", "response", "messages", "tools", "arguments", "result", "tool_calls", "text", "output_text")
+_MAY_BE_LONG = ("request", "response", "messages", "tools", "arguments", "result", "tool_calls")  # what was said stays
 
 
 def move_out(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -37,3 +37,9 @@ def move_in(fields: Mapping[str, Any], load: Callable[[str], bytes]) -> dict[str
             raise ValueError(f"the stored {name} does not match its hash")
         whole[name] = json.loads(data)
     return whole
+
+
+def payloads_in(lines: Iterable[bytes]) -> frozenset[str]:
+    """The hashes of all that was too long for these lines. Raises LookupError, ValueError for lines of something else."""
+    blobs = (json.loads(line).get("blobs", {}) for line in lines if b'"blobs":{' in line)
+    return frozenset(place["sha256"] for places in blobs for place in places.values())

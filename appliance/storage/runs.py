@@ -1,44 +1,42 @@
 """Runs: the store of agents' transcripts. Events are safe as they happen; a run cut off by a crash gets its end."""
 
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
-from appliance.protocol.canonical import canonical_json
-from appliance.protocol.errors import StorageFull
+from appliance.protocol.errors import GatewayError, StorageFull
 from appliance.protocol.ids import is_id
 from appliance.storage.atomic import Write
-from appliance.storage.chain import GENESIS, BadRecord, Link, check_order, make_draft, read_record, seal
 from appliance.storage.records import RecordLog
-from appliance.storage.run_files import Found, RunFiles
+from appliance.storage.run_files import RunFiles
 from appliance.storage.run_index import RunIndex, RunRow
-from appliance.storage.run_payloads import move_in, move_out
+from appliance.storage.run_records import StoredRun, from_record, read_run, to_record
+from appliance.storage.run_recovery import look_at_runs, rows_in_journal
+from appliance.storage.run_sink import Event, Put, RunSink
+from appliance.storage.segments import MAX_LINE_BYTES
 from appliance.telemetry.log import Log
 
 T = TypeVar("T")
-Event = Mapping[str, Any]
 
 REMOVED_AT_ONCE = 64
 CLOSE_S = 2.0
-_ENDS = frozenset({"run_completed", "run_failed"})
+MAX_RECORD_BYTES = MAX_LINE_BYTES // 2  # payloads are escaped once more in a record
 
 
 @dataclass(frozen=True, slots=True)
-class StoredRun:
-    """A run: the stored bytes of its events, and the events, long payloads back in their places.
+class RunStoreStatistics:
+    """Since the start; `failing`: the last attempt to store an event failed."""
 
-    `flaw`: the number of the first event, from 0, that is not what was written, and why; `events` ends before it.
-    """
-
-    lines: tuple[bytes, ...]
-    events: tuple[Event, ...]
-    flaw: tuple[int, str] | None = None
+    interrupted: int
+    errors: int
+    failing: bool
 
 
 class RunStore:
@@ -54,6 +52,7 @@ class RunStore:
         total_max_bytes: int,
         durable: bool,
         journal: RecordLog | None,
+        journal_path: Path | None = None,
         keep_files: bool,
         files: trio.CapacityLimiter,
         index_limiter: trio.CapacityLimiter,
@@ -66,55 +65,55 @@ class RunStore:
         self._total_max_bytes = total_max_bytes
         self._durable = durable
         self._journal = journal
+        self._journal_path = journal_path
         self._keep_files = keep_files
         self._files_limiter = files
         self._index_limiter = index_limiter
         self._log = log
         self._now = now
-        self.interrupted = 0
+        self._running: dict[str, RunRow] = {}
+        self._total_bytes = 0
+        self._interrupted = 0
+        self._errors = 0
+        self._failing = False
 
     def __repr__(self) -> str:
-        return f"<RunStore, {self.interrupted} runs found interrupted>"
+        state = "failing" if self._failing else "well"
+        return f"<RunStore {state}, {len(self._running)} running, {self._interrupted} found interrupted>"
+
+    def statistics(self) -> RunStoreStatistics:
+        return RunStoreStatistics(self._interrupted, self._errors, self._failing)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Make the directory and the index, and give every run that a crash cut off its end. Raises OSError."""
-        await self._open()
+        await self._in_thread(self._files.prepare)
+        await self._in_index(self._index.open)
         try:
+            await self._recover()
             yield
         finally:
             with trio.move_on_after(CLOSE_S, shield=True):
                 await self._in_index(self._index.close)
 
-    async def _open(self) -> None:
-        await self._in_thread(self._files.prepare)
-        await self._in_index(self._index.open)
-        on_disk = await self._in_thread(lambda: set(self._files.run_ids()))
-        ended = await self._in_index(self._index.run_ids)
-        for run_id in sorted(on_disk):
-            if not ended.get(run_id, False):
-                await self._take_in(run_id)
-        if self._keep_files and (gone := ended.keys() - on_disk):
-            await self._in_index(lambda: self._index.remove(gone))
-        if self.interrupted:
-            self._log("agent_runs_interrupted", level="warning", runs=self.interrupted)
-
-    async def begin(self, run_id: str) -> "RunSink":
-        """Open the file of a new run. Raises StorageFull. The caller closes the sink."""
-        try:
-            return RunSink(self, run_id, await self._in_thread(lambda: self._files.create(run_id)))
-        except OSError:
-            raise _full() from None
+    def begin(self, run_id: str) -> RunSink:
+        """A new run, which leaves nothing until its first event is kept. The caller closes the sink."""
+        return RunSink(run_id, self._files, self._put, self._note)
 
     async def load(self, run_id: str) -> StoredRun | None:
         """A run, finished or not. Raises OSError."""
         if not is_id("run", run_id):
             return None
-        found = await self._in_thread(lambda: self._files.read(run_id))
-        if found is not None and found.lines:
-            return await self._in_thread(lambda: self._read(run_id, found))
+        found = await self._in_thread(lambda: self._read(run_id))
+        if found is not None and found.flaw is None:
+            return found
         record = await self._journal.read(run_id) if self._journal is not None else None
-        return None if record is None else _from_journal(record)
+        return found if record is None else from_record(record)
+
+    async def owner_of(self, run_id: str) -> str | None:
+        """Whose run it is, also where its record is too damaged to say so. None: not known."""
+        running = self._running.get(run_id)
+        return running.owner if running is not None else await self._in_index(lambda: self._index.owner_of(run_id))
 
     async def newest(
         self,
@@ -126,83 +125,135 @@ class RunStore:
         before: tuple[float, str] | None = None,
     ) -> list[RunRow]:
         """At most `limit` runs, newest first. `owner` None: everybody's; `before`: the last row of the page before."""
-        return await self._in_index(
+        rows = await self._in_index(
             lambda: self._index.newest(limit=limit, owner=owner, agent=agent, ok=ok, before=before)
         )
+        ended = {row.run_id for row in rows}
+        running = [
+            row
+            for row in self._running.values()
+            if ok is None
+            and owner in {None, row.owner}
+            and agent in {None, row.agent}
+            and (before is None or (row.started, row.run_id) < before)
+            and row.run_id not in ended
+        ]
+        return sorted([*rows, *running], key=lambda row: (row.started, row.run_id), reverse=True)[:limit]
 
-    async def write(self, sink: "RunSink", line: bytes, payloads: Mapping[str, bytes], *, durable: bool) -> None:
-        """Add a line to a run's file, its payloads first; all of it or nothing. Raises StorageFull.
+    async def _put(self, sink: RunSink, put: Put) -> None:
+        """Cancellation waits for the thread: the line is whole, or it is not there."""
+        durable = put.durable or self._durable
 
-        Cancellation waits for the thread: the line is whole, or it is not there.
-        """
-
-        def put() -> None:
-            self._files.save_payloads(sink.run_id, payloads, durable=durable or self._durable)
-            self._files.append(sink.file, line, sink.size, durable=durable or self._durable)
+        def write() -> None:
+            if sink.file is None:
+                sink.file = self._files.create(sink.run_id)
+            self._files.save_payloads(sink.run_id, put.payloads, durable=durable)
+            self._files.append(sink.file, put.line, sink.size, durable=durable)
 
         try:
-            await self._in_thread(put)
-        except OSError:
-            raise _full() from None
+            await self._in_thread(write)
+        except OSError as error:
+            if not self._failing:
+                self._log("agent_run_not_stored", level="error", run_id=sink.run_id, error=str(error))
+            self._errors += 1
+            self._failing = True
+            raise StorageFull("An event of this run") from None
+        self._failing = False
 
-    async def note(self, row: RunRow) -> None:
-        """Put a run into the index; one that has ended goes into the journal too, and the oldest go where it is full."""
-        if row.ok is not None:
-            row = replace(row, bytes=await self._in_thread(lambda: self._files.size(row.run_id)))
-            await self._to_journal(row.run_id)
-        await self._in_index(lambda: self._index.put([row]))
-        if row.ok is not None and self._total_max_bytes:
-            await self._make_room()
+    async def _note(self, sink: RunSink, row: RunRow) -> None:
+        """A run that goes on is kept in mind; one that has ended goes to the journal and the index.
 
-    async def _to_journal(self, run_id: str) -> None:
-        if self._journal is None:
+        Its events are kept already: what fails here is made good by the next start.
+        """
+        if row.ok is None:
+            self._running[row.run_id] = row
             return
-        found = await self.load(run_id)
-        if found is not None and await self._journal.read(run_id) is None:
-            await self._journal.append(run_id, _document(found.events), durable=True)
+        try:
+            if self._journal is not None:
+                await self._to_journal(row.run_id, sink.lines, row.bytes)
+            await self._index_ended([row])
+            await self._make_room()
+        except (GatewayError, OSError, sqlite3.Error) as error:
+            self._log("agent_run_not_noted", level="warning", run_id=row.run_id, error=str(error))
+        finally:
+            self._running.pop(row.run_id, None)
+
+    async def _index_ended(self, rows: Sequence[RunRow]) -> None:
+        await self._in_index(lambda: self._index.put(rows))
+        self._total_bytes += sum(row.bytes for row in rows)
+
+    async def _to_journal(self, run_id: str, lines: Sequence[bytes], size: int) -> None:
+        if self._journal is None or size > MAX_RECORD_BYTES:
+            return  # too long for a line of the journal: it stays a file
+
+        def document() -> Mapping[str, Any]:
+            return to_record(lines, lambda digest: self._files.load_payload(run_id, digest))
+
+        if await self._journal.read(run_id) is None:
+            await self._journal.append(run_id, await self._in_thread(document), durable=True)
         if not self._keep_files:
             await self._in_thread(lambda: self._files.remove(run_id))
 
-    async def _take_in(self, run_id: str) -> None:
-        """A file that the index does not know to be finished: it gets its end where it has none, and is noted."""
-        reopened = await self._in_thread(lambda: self._files.reopen(run_id))
-        if reopened is None:  # cut off before its first event was whole: nobody was told of it
-            await self._in_thread(lambda: self._files.remove(run_id))
-            return
-        file, found = reopened
-        with RunSink(self, run_id, file, found) as sink:
-            events = (await self._in_thread(lambda: self._read(run_id, found))).events
-            if not events or events[-1]["type"] not in _ENDS:
-                self.interrupted += 1
-                await sink.append(_interruption(self._now(), events))
-            elif sink.row is not None:
-                await self.note(_ended_row(sink.row, events[-1]))
+    async def _recover(self) -> None:
+        on_disk = await self._in_thread(lambda: frozenset(self._files.run_ids()))
+        known = await self._in_index(self._index.run_ids)
+        if not self._keep_files and not known and self._journal_path is not None:
+            path = self._journal_path
+            await self._in_index(lambda: self._index.put(rows_in_journal(path)))
+        elif self._keep_files and (gone := known - on_disk):
+            await self._in_index(lambda: self._index.remove(gone))
+        self._total_bytes = await self._in_index(self._index.total_bytes)
+        found = await self._in_thread(lambda: look_at_runs(self._files, sorted(on_disk - known)))
+        if self._journal is not None:
+            for row in found.ended:
+                await self._take_in(row)
+        await self._index_ended(found.ended)
+        for run_id in found.cut:
+            await self._interrupt(run_id)
+        if found.unreadable:
+            self._log("agent_runs_unreadable", level="error", runs=len(found.unreadable), first=found.unreadable[0])
+        if self._interrupted:
+            self._log("agent_runs_interrupted", level="warning", runs=self._interrupted)
 
-    def _read(self, run_id: str, found: Found) -> StoredRun:
-        events: list[Event] = []
-        link: Link | None = GENESIS
-        for number, line in enumerate(found.lines):
-            try:
-                record = read_record(line)
-                check_order(record, link)
-                events.append(move_in(record.fields, lambda digest: self._files.load_payload(run_id, digest)))
-            except (BadRecord, ValueError, LookupError, TypeError) as error:
-                return StoredRun(found.lines, tuple(events), (number, str(error)))
-            except OSError:
-                return StoredRun(found.lines, tuple(events), (number, "what was too long for its line is missing"))
-            link = record.link
-        return StoredRun(found.lines, tuple(events))
+    async def _take_in(self, row: RunRow) -> None:
+        """A run whose end did not reach the journal."""
+        found = await self._in_thread(lambda: self._files.read(row.run_id))
+        try:
+            if found is not None:
+                await self._to_journal(row.run_id, found.lines, row.bytes)
+        except (GatewayError, OSError, ValueError) as error:
+            self._log("agent_run_not_noted", level="warning", run_id=row.run_id, error=str(error))
+
+    async def _interrupt(self, run_id: str) -> None:
+        """Give a run that was cut off its end. A full disk leaves that to the next start, and does not hold up this one."""
+        try:
+            reopened = await self._in_thread(lambda: self._files.reopen(run_id))
+            if reopened is None:
+                return
+            with self.begin(run_id) as sink:
+                sink.go_on(*reopened)
+                found = await self._in_thread(lambda: self._read(run_id))
+                events = found.events if found is not None else ()
+                self._interrupted += 1
+                await sink.append(_interruption(self._now(), events, len(sink.lines)))
+        except (GatewayError, OSError, LookupError) as error:
+            self._log("agent_run_without_end", level="error", run_id=run_id, error=str(error))
+
+    def _read(self, run_id: str) -> StoredRun | None:
+        found = self._files.read(run_id)
+        if found is None or not found.lines:
+            return None
+        return read_run(found.lines, lambda digest: self._files.load_payload(run_id, digest))
 
     async def _make_room(self) -> None:
-        excess = await self._in_index(self._index.total_bytes) - self._total_max_bytes
-        while excess > 0:
+        while self._total_max_bytes and self._total_bytes > self._total_max_bytes:
             oldest = await self._in_index(lambda: self._index.oldest_ended(REMOVED_AT_ONCE))
-            going = _enough(oldest, excess)
+            going = _enough(oldest, self._total_bytes - self._total_max_bytes)
             if not going:
                 return
             await self._in_thread(lambda: self._files.remove_all(going))  # noqa: B023 -- awaited here
             await self._in_index(lambda: self._index.remove(going))  # noqa: B023 -- awaited here
-            excess -= sum(going.values())
+            self._total_bytes -= sum(going.values())
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._files_limiter)
@@ -211,74 +262,10 @@ class RunStore:
         return await trio.to_thread.run_sync(work, limiter=self._index_limiter)
 
 
-class RunSink:
-    """One run's file while it runs: events go in, in order. Closed by leaving it as a context.
-
-    `lines`: what was stored, the stored bytes; `size`: of the file.
-    """
-
-    def __init__(self, store: RunStore, run_id: str, file: int, found: Found | None = None) -> None:
-        self.run_id = run_id
-        self.file = file
-        self.lines: list[bytes] = list(found.lines) if found else []
-        self.size = found.size if found else 0
-        self.row = _first_row(read_record(self.lines[0]).fields) if self.lines else None
-        self._store = store
-        self._link = found.link if found else GENESIS
-
-    def __enter__(self) -> "RunSink":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.file)
-
-    async def append(self, fields: Event) -> None:
-        """Keep one event. It survives a kill -9 when this returns; a durable store's, a power cut. Raises StorageFull."""
-        kept, payloads = move_out(fields)
-        sealed = seal(make_draft(kept), self._link)
-        last = fields["type"] in _ENDS
-        await self._store.write(self, sealed.line, payloads, durable=last)
-        self._link = sealed.link
-        self.size += len(sealed.line) + 1
-        self.lines.append(sealed.line)
-        if self.row is None:
-            self.row = _first_row(fields)
-            await self._store.note(self.row)
-        elif last:
-            self.row = _ended_row(self.row, fields)
-            await self._store.note(self.row)
-
-
-def _first_row(started: Event) -> RunRow:
-    names = ("run_id", "owner", "agent", "backend", "upstream_model")
-    return RunRow(started=started["ts"], **{name: started[name] for name in names})
-
-
-def _ended_row(row: RunRow, ended: Event) -> RunRow:
-    return replace(row, ok=ended["ok"], error=ended.get("error"), ended=ended["ts"], steps=ended["steps"])
-
-
-def _interruption(ts: float, events: Sequence[Event]) -> dict[str, Any]:
-    steps = sum(event.get("step") is not None for event in events)
-    place = {"turn": events[-1]["turn"] if events else None, "step": None, "steps": steps}
+def _interruption(ts: float, events: Sequence[Event], lines: int) -> dict[str, Any]:
+    """`lines` may be more than events: where a payload is missing, its line still is a step."""
+    place = {"turn": events[-1]["turn"] if events else None, "step": None, "steps": lines - 1}
     return {"ts": round(ts, 6), "type": "run_failed", **place, "ok": False, "error": "interrupted"}
-
-
-def _document(events: Sequence[Event]) -> dict[str, Any]:
-    """A finished run as one record: the fields of its transcript, whole."""
-    first, last = events[0], events[-1]
-    names = ("request_hash", "agent", "tier", "backend", "upstream_model", "owner")
-    ended = {"ok": last["ok"], "output_text": last.get("output_text", ""), "error": last.get("error")}
-    forked = {"forked_from": first["forked_from"]} if "forked_from" in first else {}
-    return {**{name: first[name] for name in names}, **ended, **forked, "events": list(events)}
-
-
-def _from_journal(record: bytes) -> StoredRun:
-    try:
-        events = read_record(record).fields["events"]
-    except (BadRecord, KeyError) as error:
-        return StoredRun((record,), (), (0, str(error)))
-    return StoredRun(tuple(canonical_json(event).encode("ascii") for event in events), tuple(events))
 
 
 def _enough(oldest: Sequence[tuple[str, int]], excess: int) -> dict[str, int]:
@@ -288,7 +275,3 @@ def _enough(oldest: Sequence[tuple[str, int]], excess: int) -> dict[str, int]:
             break
         going[run_id] = size
     return going
-
-
-def _full() -> StorageFull:
-    return StorageFull("An event of this run")

@@ -60,6 +60,8 @@ class Metrics:
         self._tool_runtime = self._histogram(
             "gateway_tool_runtime_ms", "Time a tool ran, in milliseconds.", _TOOL_RUNTIME_BUCKETS_MS
         )
+        self._runs = self._counter("gateway_agent_runs_total", "Runs of agents that ended.", "agent", "outcome")
+        self._steps = self._counter("gateway_agent_steps_total", "Model calls and tools of those runs.", "agent")
         self._refusals = self._counter("gateway_refusals_total", "Requests refused, by error code.", "reason")
         self._releases = self._histogram(
             "gateway_disconnect_release_seconds",
@@ -97,6 +99,11 @@ class Metrics:
         """A tool ended, one way or another."""
         self._tools.at(tool, status).inc()
         self._tool_runtime.at().observe(runtime_s * 1000)
+
+    def note_run(self, agent: str, outcome: str, steps: int) -> None:
+        """A run of an agent ended: `ok`, `failed`, or `cancelled` by its client."""
+        self._runs.at(agent, outcome).inc()
+        self._steps.at(agent).inc(steps)
 
     def note_refusal(self, reason: str) -> None:
         """A request was refused; `reason` is the error's code."""

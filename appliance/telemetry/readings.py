@@ -58,6 +58,30 @@ class JournalReading(Protocol):
     def failing(self) -> bool: ...
 
 
+class RunReading(Protocol):
+    """Runs of agents on one class."""
+
+    @property
+    def backend_class(self) -> str: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+
+
+class RunStoreReading(Protocol):
+    """The store of agents' runs: what happened since the start, and whether the disk takes them."""
+
+    @property
+    def interrupted(self) -> int: ...
+    @property
+    def errors(self) -> int: ...
+    @property
+    def failing(self) -> bool: ...
+
+
 def _nothing() -> None:
     return None
 
@@ -69,6 +93,8 @@ class Readings:
     slots: Callable[[], Iterable[SlotReading]] = tuple
     store: Callable[[], StoreReading | None] = _nothing
     journal: Callable[[], JournalReading | None] = _nothing
+    runs: Callable[[], Iterable[RunReading]] = tuple
+    run_store: Callable[[], RunStoreReading | None] = _nothing
 
 
 class ReadingsCollector(Collector):
@@ -86,6 +112,10 @@ class ReadingsCollector(Collector):
         journal = self._readings.journal()
         if journal is not None:
             yield from _journal_families(journal)
+        yield from _run_families(self._readings.runs())
+        run_store = self._readings.run_store()
+        if run_store is not None:
+            yield from _run_store_families(run_store)
         yield from _process_families()
         build = GaugeMetricFamily("gateway_build_info", "Always 1; the version is in the label.", labels=["version"])
         build.add_metric([self._version], 1)
@@ -125,6 +155,27 @@ def _journal_families(journal: JournalReading) -> Iterable[Metric]:
         CounterMetricFamily("gateway_journal_errors_total", "Failed attempts to write the journal.", journal.errors),
         GaugeMetricFamily("gateway_journal_queued_lines", "Request journal lines waiting.", journal.queued),
         GaugeMetricFamily("gateway_journal_failing", "1 while the journal cannot be written.", int(journal.failing)),
+    )
+
+
+def _run_families(runs: Iterable[RunReading]) -> Iterable[Metric]:
+    labels = ["backend_class"]
+    running = GaugeMetricFamily("gateway_agent_runs_running", "Runs of agents that go on now.", labels=labels)
+    waiting = GaugeMetricFamily("gateway_agent_runs_waiting", "Runs of agents that wait now.", labels=labels)
+    limit = GaugeMetricFamily("gateway_agent_run_limit", "Runs of agents that may go on.", labels=labels)
+    for one in runs:
+        running.add_metric([one.backend_class], one.running)
+        waiting.add_metric([one.backend_class], one.waiting)
+        limit.add_metric([one.backend_class], one.limit)
+    return running, waiting, limit
+
+
+def _run_store_families(store: RunStoreReading) -> Iterable[Metric]:
+    interrupted, errors = "Runs found cut off at the start.", "Failed attempts to store an event of a run."
+    return (
+        CounterMetricFamily("gateway_agent_runs_interrupted_total", interrupted, store.interrupted),
+        CounterMetricFamily("gateway_agent_store_errors_total", errors, store.errors),
+        GaugeMetricFamily("gateway_agent_store_failing", "1 while events cannot be stored.", int(store.failing)),
     )
 
 

@@ -9,7 +9,7 @@ import trio
 
 from appliance.admission.grace import Grace
 from appliance.agents.recorded import MemorySink
-from appliance.agents.runner import Model, Tools, run_agent
+from appliance.agents.runner import AgentRun, Model, Tools
 from appliance.agents.step import CallModel
 from appliance.agents.transcript import Ended, Head, ModelStep, Requested, Routed, Step, ToolDone, ToolStep
 from appliance.config.agent_specs import AgentSpec
@@ -113,9 +113,10 @@ async def run(head: Head, model: Model, tools: Tools | None = None) -> tuple[End
     """A run to its end, and its events."""
     sink = MemorySink()
     runtime_s = float(head.spec.max_runtime_sec)
-    ended = await run_agent(
-        head, model, tools or ScriptedTools(), sink, grace=Grace(), runtime_s=runtime_s, now=lambda: 1_700_000_000.5
-    )
+    live = tools or ScriptedTools()
+    started = AgentRun(head, model, live, sink, grace=Grace(), runtime_s=runtime_s, now=lambda: 1_700_000_000.5)
+    async with started as running:
+        ended = await running.carry_out()
     return ended, sink.events
 
 

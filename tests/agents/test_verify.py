@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from appliance.admission.grace import Grace
 from appliance.agents.recorded import ForkedModel, ForkedTools, MemorySink
-from appliance.agents.runner import run_agent
+from appliance.agents.runner import AgentRun
 from appliance.agents.transcript import ForkedFrom, Head, Routed, Transcript, read_transcript
 from appliance.agents.verify import Verdict, verify_run
 from appliance.protocol.agents import without_volatile
@@ -63,6 +63,32 @@ async def test_the_first_step_that_does_not_follow_is_named(event: int, name: st
     assert verdict.divergence is not None
     assert verdict.divergence["what"] == what
     assert {"recorded", "now"} <= verdict.divergence.keys()
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_call_that_does_not_follow_is_named_also_where_calls_run_together(together: bool) -> None:
+    events = copy.deepcopy(stored(await short_run(parallel_tools=together)))
+    changed: Any = events[4]
+    changed["arguments"] = {"n": 7}
+    verdict = await verify(events)
+    assert verdict.divergence is not None
+    assert (verdict.divergence["event"], verdict.divergence["what"]) == (4, "call")
+
+
+async def test_a_run_that_still_runs_is_compared_as_far_as_it_has_come() -> None:
+    events = await short_run()
+    for length in range(1, len(events)):
+        assert (await verify(events[:length])).body() == {"identical": True, "steps": length - 1}
+
+
+async def test_a_fork_of_answers_that_lead_elsewhere_now_ends_and_says_so() -> None:
+    """A gateway of another version may have read the same answer in another way."""
+    events = copy.deepcopy(stored(await short_run()))
+    changed: Any = events[3]
+    changed["arguments"] = {"n": 7}
+    live = ScriptedTools()
+    forked = await carry_out(*fork(read_transcript(events), 4, ScriptedModel([]), live, "b"))
+    assert (forked[-1]["code"], forked[-1]["steps"], live.asked) == ("diverged", 2, [])
 
 
 async def test_a_result_that_was_changed_shows_in_the_next_request() -> None:
@@ -139,7 +165,8 @@ def script(turned: list[tuple[str, list[Mapping[str, Any]]]], ending: str) -> Sc
 async def carry_out(head: Head, model: Any, tools: Any, cancel_after: float | None = None) -> Events:
     sink = MemorySink()
     with trio.move_on_after(cancel_after if cancel_after is not None else 1e6):
-        await run_agent(head, model, tools, sink, grace=Grace(), runtime_s=100)
+        async with AgentRun(head, model, tools, sink, grace=Grace(), runtime_s=100) as run:
+            await run.carry_out()
     return stored(sink.events)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -66,6 +67,7 @@ async def open_store(
         total_max_bytes=total,
         durable=False,
         journal=journal,
+        journal_path=directory / "runs.jsonl",
         keep_files=keep_files,
         files=trio.CapacityLimiter(2),
         index_limiter=trio.CapacityLimiter(1),
@@ -77,8 +79,26 @@ async def open_store(
         yield store
 
 
+@asynccontextmanager
+async def open_journal(directory: Path, write: Write = os.write) -> AsyncIterator[RecordLog]:
+    journal = RecordLog(
+        directory / "runs.jsonl",
+        directory=directory,
+        mode="ndjson",
+        id_field="run_id",
+        max_bytes=0,
+        total_max_bytes=0,
+        log=lambda *_args, **_fields: None,
+        write=write,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.run)
+        yield journal
+        journal.close_nowait()
+
+
 async def put(store: RunStore, number: int, *events: Mapping[str, Any]) -> list[bytes]:
-    with await store.begin(run_id(number)) as sink:
+    with store.begin(run_id(number)) as sink:
         for event in events:
             await sink.append(event)
         return sink.lines
@@ -133,7 +153,7 @@ async def test_a_run_that_was_cut_off_ends_interrupted(tmp_path: Path, torn: byt
     path.write_bytes(path.read_bytes() + torn)
     async with open_store(tmp_path / "agent") as store:
         found = await store.load(run_id(1))
-        assert store.interrupted == 1
+        assert store.statistics().interrupted == 1
         [row] = await store.newest(limit=5, owner="o")
     assert found is not None
     assert found.flaw is None
@@ -141,13 +161,13 @@ async def test_a_run_that_was_cut_off_ends_interrupted(tmp_path: Path, torn: byt
     assert (found.events[-1]["error"], found.events[-1]["steps"]) == ("interrupted", 1)
     assert (row.ok, row.error, row.steps) == (False, "interrupted", 1)
     async with open_store(tmp_path / "agent") as again:
-        assert again.interrupted == 0
+        assert again.statistics().interrupted == 0
     assert path.with_suffix(".torn").exists() == bool(torn)
 
 
 async def test_a_run_cut_off_before_its_first_event_never_was(tmp_path: Path) -> None:
     async with open_store(tmp_path / "agent") as store:
-        (await store.begin(run_id(1))).__exit__()
+        store.begin(run_id(1)).__exit__()
     async with open_store(tmp_path / "agent") as store:
         assert await store.load(run_id(1)) is None
         assert await store.newest(limit=5, owner=None) == []
@@ -212,7 +232,7 @@ async def test_a_full_disk_refuses_the_event_whole_and_the_run_goes_on_after_it(
         return os.write(file, data)
 
     async with open_store(tmp_path / "agent", write=write) as store:
-        with await store.begin(run_id(1)) as sink:
+        with store.begin(run_id(1)) as sink:
             await sink.append(started())
             full = True
             with pytest.raises(StorageFull):
@@ -227,22 +247,11 @@ async def test_a_full_disk_refuses_the_event_whole_and_the_run_goes_on_after_it(
 
 @pytest.mark.parametrize("keep_files", [True, False])
 async def test_finished_runs_are_records_of_the_journal_too_or_alone(tmp_path: Path, keep_files: bool) -> None:
-    journal = RecordLog(
-        tmp_path / "agent" / "runs.jsonl",
-        directory=tmp_path / "agent",
-        mode="ndjson",
-        id_field="run_id",
-        max_bytes=0,
-        total_max_bytes=0,
-        log=lambda *_args, **_fields: None,
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(journal.run)
+    async with open_journal(tmp_path / "agent") as journal:
         async with open_store(tmp_path / "agent", journal=journal, keep_files=keep_files) as store:
             await put(store, 1, started(1), step(0, request=LONG), ended(steps=1))
             found = await store.load(run_id(1))
             [row] = await store.newest(limit=5, owner="o")
-        journal.close_nowait()
     assert found is not None
     assert [event["type"] for event in found.events] == ["run_started", "plan", "run_completed"]
     assert found.events[1]["request"] == LONG
@@ -255,3 +264,195 @@ async def test_finished_runs_are_records_of_the_journal_too_or_alone(tmp_path: P
 async def test_what_is_no_run_id_is_no_run(tmp_path: Path, name: str) -> None:
     async with open_store(tmp_path / "agent") as store:
         assert await store.load(name) is None
+
+
+def lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines()
+
+
+def flip(path: Path, line: int) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line] = lines[line].replace(b'"turn"', b'"turm"')
+    path.write_bytes(b"".join(lines))
+
+
+def lose_index(directory: Path) -> None:
+    for path in directory.glob("runs.sqlite*"):
+        path.unlink()
+
+
+async def test_a_run_that_goes_on_is_listed_and_can_be_read(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "agent") as store:
+        await put(store, 1, started(1, ts=90.0), ended())
+        with store.begin(run_id(2)) as sink:
+            await sink.append(started(2, ts=110.0))
+            await sink.append(step(0))
+            rows = await store.newest(limit=5, owner="o")
+            nobody = await store.newest(limit=5, owner="other")
+            failed = await store.newest(limit=5, owner="o", ok=False)
+            older = await store.newest(limit=5, owner="o", before=(110.0, run_id(2)))
+            first = await store.newest(limit=1, owner="o")
+            found = await store.load(run_id(2))
+            assert await store.owner_of(run_id(2)) == "o"
+            await sink.append(ended(steps=1))
+        after = await store.newest(limit=5, owner="o")
+    assert [(row.run_id, row.ok) for row in rows] == [(run_id(2), None), (run_id(1), True)]
+    assert [row.run_id for row in older] == [run_id(1)]
+    assert [row.run_id for row in first] == [run_id(2)]
+    assert (nobody, failed) == ([], [])
+    assert found is not None
+    assert len(found.events) == 2
+    assert [(row.run_id, row.ok) for row in after] == [(run_id(2), True), (run_id(1), True)]
+
+
+async def test_a_run_of_a_journal_alone_comes_back_with_its_own_bytes(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "agent") as journal:
+        async with open_store(tmp_path / "agent", journal=journal, keep_files=False) as store:
+            lines = await put(store, 1, started(1), step(0, request=LONG, result={"a": "☃" + LONG}), ended(steps=1))
+            found = await store.load(run_id(1))
+    assert found is not None
+    assert (found.flaw, list(found.lines)) == (None, lines)
+    assert found.events[1]["result"] == {"a": "☃" + LONG}
+    assert [path.name for path in (tmp_path / "agent").iterdir() if path.name.startswith("run-")] == []
+
+
+async def test_the_index_of_a_journal_alone_is_made_again_from_the_journal(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "agent") as journal:
+        async with open_store(tmp_path / "agent", journal=journal, keep_files=False) as store:
+            for number in (1, 2, 3):
+                await put(store, number, started(number, ts=100.0 + number), ended(ok=number != 2))
+            before = await store.newest(limit=9, owner="o")
+        lose_index(tmp_path / "agent")
+        async with open_store(tmp_path / "agent", journal=journal, keep_files=False) as store:
+            after = await store.newest(limit=9, owner="o")
+    assert [(row.run_id, row.ok, row.error) for row in after] == [(row.run_id, row.ok, row.error) for row in before]
+    assert len(after) == 3
+
+
+@pytest.mark.parametrize("keep_files", [True, False])
+async def test_a_run_whose_end_did_not_reach_the_journal_does_at_the_next_start(
+    tmp_path: Path, keep_files: bool
+) -> None:
+    async with open_store(tmp_path / "agent") as store:
+        lines = await put(store, 1, started(1), step(0, request=LONG), ended(steps=1))
+    lose_index(tmp_path / "agent")
+    async with open_journal(tmp_path / "agent") as journal:
+        async with open_store(tmp_path / "agent", journal=journal, keep_files=keep_files) as store:
+            found = await store.load(run_id(1))
+            [row] = await store.newest(limit=5, owner="o")
+    assert found is not None
+    assert list(found.lines) == lines
+    assert row.ok is True
+    assert len(lines_of(tmp_path / "agent" / "runs.jsonl")) == 1
+
+
+async def test_a_journal_that_is_full_costs_no_run(tmp_path: Path) -> None:
+    def write(file: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with open_journal(tmp_path / "agent", write=write) as journal:
+        async with open_store(tmp_path / "agent", journal=journal, keep_files=False) as store:
+            lines = await put(store, 1, started(1), ended())
+            found = await store.load(run_id(1))
+    assert found is not None
+    assert list(found.lines) == lines
+
+
+@pytest.mark.parametrize("line", [0, 1])
+async def test_a_damaged_run_is_left_as_it_is_when_the_index_is_lost(tmp_path: Path, line: int) -> None:
+    """Damage is evidence: it is not cut off, not covered by another end, and not removed."""
+    async with open_store(tmp_path / "agent") as store:
+        await put(store, 1, started(), step(0), ended(steps=1))
+    path = tmp_path / "agent" / f"{run_id(1)}.jsonl"
+    flip(path, line)
+    before = path.read_bytes()
+    lose_index(tmp_path / "agent")
+    async with open_store(tmp_path / "agent") as store:
+        found = await store.load(run_id(1))
+        assert store.statistics().interrupted == 0
+    assert found is not None
+    assert found.flaw is not None
+    assert (found.flaw[0], path.read_bytes()) == (line, before)
+
+
+async def test_a_cut_run_whose_first_event_is_damaged_is_left_as_it_is(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "agent") as store:
+        with store.begin(run_id(1)) as sink:
+            await sink.append(started())
+            await sink.append(step(0))
+    path = tmp_path / "agent" / f"{run_id(1)}.jsonl"
+    flip(path, 0)
+    before = path.read_bytes()
+    async with open_store(tmp_path / "agent"):
+        assert path.read_bytes() == before
+
+
+async def test_an_ended_run_with_a_lost_payload_does_not_end_twice(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "agent") as store:
+        lines = await put(store, 1, started(), step(0, request=LONG), ended(steps=1))
+    for payload in (tmp_path / "agent" / f"{run_id(1)}.payloads").iterdir():
+        payload.unlink()
+    lose_index(tmp_path / "agent")
+    async with open_store(tmp_path / "agent"):
+        assert lines_of(tmp_path / "agent" / f"{run_id(1)}.jsonl") == lines
+
+
+async def test_a_full_disk_at_the_start_leaves_the_ends_to_the_next_one(tmp_path: Path) -> None:
+    def write(file: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with open_store(tmp_path / "agent") as store:
+        lines = await put(store, 1, started(), step(0))
+    async with open_store(tmp_path / "agent", write=write) as store:
+        assert store.statistics().failing
+        found = await store.load(run_id(1))
+    assert found is not None
+    assert list(found.lines) == lines
+    async with open_store(tmp_path / "agent") as store:
+        again = await store.load(run_id(1))
+    assert again is not None
+    assert again.events[-1]["error"] == "interrupted"
+
+
+async def test_a_full_disk_is_told_until_an_event_is_kept_again(tmp_path: Path) -> None:
+    full = True
+
+    def write(file: int, data: memoryview) -> int:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(file, data)
+
+    async with open_store(tmp_path / "agent", write=write) as store:
+        with store.begin(run_id(1)) as sink, pytest.raises(StorageFull):
+            await sink.append(started())
+        assert (store.statistics().failing, store.statistics().errors) == (True, 1)
+        assert not list((tmp_path / "agent").glob("run-*")), "a run that never was leaves no file"
+        full = False
+        await put(store, 2, started(2), ended())
+        assert (store.statistics().failing, store.statistics().errors) == (False, 1)
+
+
+async def test_an_index_that_cannot_be_written_costs_no_run(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "agent") as store:
+        store._index.close()  # as after a disk error: SQLite refuses everything
+        store._index._connection = sqlite3.connect(":memory:", check_same_thread=False)
+        lines = await put(store, 1, started(1), ended())
+        found = await store.load(run_id(1))
+    assert found is not None
+    assert list(found.lines) == lines
+    async with open_store(tmp_path / "agent") as store:
+        assert [row.ok for row in await store.newest(limit=5, owner="o")] == [True]
+
+
+async def test_all_old_runs_are_taken_in_when_the_index_is_lost_and_only_cut_ones_are_changed(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "agent") as store:
+        for number in range(1, 41):
+            last = () if number % 10 == 0 else (ended(steps=1),)
+            await put(store, number, started(number, ts=100.0 + number), step(0, request=LONG), *last)
+    lose_index(tmp_path / "agent")
+    async with open_store(tmp_path / "agent") as store:
+        rows = await store.newest(limit=99, owner="o")
+        assert store.statistics().interrupted == 4
+    assert len(rows) == 40
+    assert {row.run_id for row in rows if row.error == "interrupted"} == {run_id(number) for number in (10, 20, 30, 40)}
+    assert all(row.bytes > len(LONG) for row in rows)

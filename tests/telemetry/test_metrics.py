@@ -44,8 +44,27 @@ class Journal:
     failing: bool = True
 
 
+@dataclass(frozen=True)
+class Runs:
+    backend_class: str = "ollama"
+    limit: int = 4
+    running: int = 3
+    waiting: int = 2
+
+
+@dataclass(frozen=True)
+class RunStore:
+    interrupted: int = 7
+    errors: int = 8
+    failing: bool = True
+
+
 READINGS = Readings(
-    slots=lambda: (Slots("gpu_heavy", "images", 2, 1), Slots("ollama", "chat", 4, 0)), store=Store, journal=Journal
+    slots=lambda: (Slots("gpu_heavy", "images", 2, 1), Slots("ollama", "chat", 4, 0)),
+    store=Store,
+    journal=Journal,
+    runs=lambda: (Runs(),),
+    run_store=RunStore,
 )
 
 
@@ -56,6 +75,7 @@ def make_metrics(readings: Readings = READINGS) -> Metrics:
 def record_everything(metrics: Metrics) -> None:
     metrics.note_request(IMAGES, 200, 1.5)
     metrics.note_tool("noop", "ok", 0.03)
+    metrics.note_run("default", "ok", 6)
     metrics.note_refusal("backend_overloaded")
     metrics.note_release(0.004)
     metrics.note_first_byte(IMAGES, "gpu_heavy", 1.4)
@@ -111,6 +131,21 @@ def test_page_has_what_the_contract_adds() -> None:
     assert value(metrics, "gateway_build_info", version="1.2.3") == 1
 
 
+def test_page_has_what_becomes_of_agents_runs() -> None:
+    metrics = make_metrics()
+    record_everything(metrics)
+    metrics.note_run("default", "failed", 2)
+    assert value(metrics, "gateway_agent_runs_total", agent="default", outcome="ok") == 1
+    assert value(metrics, "gateway_agent_runs_total", agent="default", outcome="failed") == 1
+    assert value(metrics, "gateway_agent_steps_total", agent="default") == 8
+    assert value(metrics, "gateway_agent_runs_running", backend_class="ollama") == 3
+    assert value(metrics, "gateway_agent_runs_waiting", backend_class="ollama") == 2
+    assert value(metrics, "gateway_agent_run_limit", backend_class="ollama") == 4
+    assert value(metrics, "gateway_agent_runs_interrupted_total") == 7
+    assert value(metrics, "gateway_agent_store_errors_total") == 8
+    assert value(metrics, "gateway_agent_store_failing") == 1
+
+
 def test_resident_memory_and_descriptors_are_those_of_this_process() -> None:
     metrics = make_metrics()
     resident = value(metrics, "process_resident_memory_bytes")
@@ -142,7 +177,7 @@ def test_every_scrape_reads_anew_and_parts_that_are_off_have_no_series() -> None
     for inflight[0] in (0, 2, 1):
         assert value(metrics, "gateway_inflight", backend_class="gpu_heavy", capability="images") == inflight[0]
     names = {name for name, _ in samples_of(metrics)}
-    assert not [name for name in names if "journal" in name or "images" in name]
+    assert not [name for name in names if "journal" in name or "images" in name or "agent_store" in name]
 
 
 def test_readings_are_not_taken_before_a_scrape() -> None:
