@@ -99,7 +99,8 @@ class ToolChat:
         try:
             return await answer(self.dispatcher, turn.job)
         finally:
-            await self._release(turn)
+            with self.grace.shield(RELEASE_S):
+                await turn.stack.aclose()  # noqa: ASYNC102 -- the shield of Grace has its deadline
 
     async def _stream_turn(self, turn: Turn, reader: TurnReader, send: Send) -> None:
         upstream = turn.job.call.backend_class.name
@@ -109,13 +110,10 @@ class ToolChat:
                 if shown := reader.feed(piece, upstream):
                     await send(shown)
         finally:
-            await self._release(turn)
+            with self.grace.shield(RELEASE_S):
+                await turn.stack.aclose()  # noqa: ASYNC102 -- the shield of Grace has its deadline
         if not reader.finished:
             raise ended_early(upstream)
-
-    async def _release(self, turn: Turn) -> None:
-        with self.grace.shield(RELEASE_S):
-            await turn.stack.aclose()
 
     async def _ask_on(self, turn: Turn, text: str, calls: Sequence[Requested]) -> Turn:
         """Run the calls in their order, tell the model what they gave, and admit its next call."""

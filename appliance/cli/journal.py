@@ -117,7 +117,9 @@ def _say(finding: Finding) -> None:
     good = "no records"
     if finding.head is not None:
         plural = "" if finding.records == 1 else "s"
-        good = f"{finding.records} record{plural}, seq {finding.first_seq} to {finding.head.seq}, head {finding.head.hash}"
+        good = (
+            f"{finding.records} record{plural}, seq {finding.first_seq} to {finding.head.seq}, head {finding.head.hash}"
+        )
     if finding.reason is None:
         click.echo(f"ok: {good}")
         return

@@ -50,7 +50,9 @@ def _outcome(program: Program, result: ProgramResult, fields: dict[str, Any]) ->
 
 def _failure(program: Program, result: ProgramResult) -> ToolFailed | None:
     if result.timed_out:
-        return ToolFailed("timeout", f"{program.name} did not end within {round(program.timeout_s, 1):g} s and was killed.")
+        return ToolFailed(
+            "timeout", f"{program.name} did not end within {round(program.timeout_s, 1):g} s and was killed."
+        )
     if result.returncode == 0:
         return None
     if result.returncode > 0:
