@@ -6,18 +6,24 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from appliance.upstream.bare import Alarms, BareStream
 from appliance.upstream.wire_request import Address
 
 Connect = Callable[[Address], Awaitable[trio.abc.Stream]]
 
 
-async def connect(address: Address, tls: ssl.SSLContext) -> trio.abc.Stream:
+async def connect(address: Address, tls: ssl.SSLContext, alarms: Alarms) -> trio.abc.Stream:
     """Open a connection that is ready for a request. Raises OSError, trio.BrokenResourceError.
 
     Closed again on every way out but success.
     """
     stream = await connect_tcp(address.host, address.port)
-    return stream if address.scheme == "http" else await secure(stream, tls, name=address.host)
+    if address.scheme != "http":
+        return await secure(stream, tls, name=address.host)
+    connected = stream.socket
+    bare = socket.socket(connected.family, connected.type, connected.proto, connected.detach())
+    bare.setblocking(False)
+    return BareStream(bare, alarms)
 
 
 async def secure(stream: trio.abc.Stream, tls: ssl.SSLContext, *, name: str) -> trio.abc.Stream:
