@@ -64,9 +64,8 @@ async def serve_direct(visit: Visit, found: Found, scope: Mapping[str, Any], rec
     request = Request(visit, method, scope["headers"], body, scope["query_string"], found.variable)
     call_when_left = scope["extensions"].get(CALL_WHEN_LEFT)
     if call_when_left is not None:
-        with trio.CancelScope() as answering:
-            call_when_left(lambda: _leave(visit, answering))
-            await send_answer(visit, await handler(request), send)
+        call_when_left(lambda: visit.leave(trio.current_time()))
+        await send_answer(visit, await handler(request), send)
         return
     async with trio.open_nursery() as nursery:  # another server than our listener: its one way to say so is a message
         nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
@@ -114,11 +113,6 @@ async def _read_body(receive: Receive) -> bytes:
             pieces.append(piece)
         if not message.get("more_body", False):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _leave(visit: Visit, answering: trio.CancelScope) -> None:
-    visit.note_disconnect(trio.current_time())
-    answering.cancel()
 
 
 async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:

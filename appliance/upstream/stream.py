@@ -94,6 +94,12 @@ class UpstreamStream:
         A receive that is cancelled loses nothing. Raises UpstreamFailed for an answer that breaks off or is not HTTP,
         UpstreamTimeout naming the deadline; whoever asks again is told again.
         """
+        piece = await self.receive_within(math.inf)
+        return piece if piece is not None else b""
+
+    async def receive_within(self, seconds: float) -> bytes | None:
+        """As `receive`; None when nothing came in this time, which is no failure."""
+        until = trio.current_time() + seconds
         while True:
             piece = self._reader.take()
             if piece:
@@ -101,7 +107,8 @@ class UpstreamStream:
                 return piece
             if self._reader.ended:
                 return b""
-            await self._read()
+            if not await self._read(until):
+                return None
 
     async def read_all(self, max_bytes: int) -> bytes:
         """The rest of the body. Raises UpstreamFailed for more than `max_bytes`, and what `receive` raises."""
@@ -169,15 +176,19 @@ class UpstreamStream:
         await self._connection.send_all(head)
         await self._connection.send_all(body)
 
-    async def _read(self) -> None:
+    async def _read(self, until: float) -> bool:
+        """Read once; False when nothing came until then. Raises UpstreamTimeout."""
         started = trio.current_time()
         deadline = started + self._left_s
         try:
-            await self._bounded(min(deadline, self._end), self._receive_some)
+            await self._bounded(min(deadline, self._end, until), self._receive_some)
         except trio.TooSlowError:
+            if until < min(deadline, self._end):
+                return False
             raise self._too_slow(deadline) from None
         finally:
             self._left_s -= trio.current_time() - started
+        return True
 
     async def _bounded(self, deadline: float, step: Callable[[], Awaitable[_T]]) -> _T:
         """Do it until then. Raises trio.TooSlowError."""
