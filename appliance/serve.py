@@ -174,6 +174,7 @@ class _Process:
             bound.sockets,
             limits=listener_limits(components.settings),
             ssl_context=tls,
+            http1=components.settings.gateway_http1,
             refuse=make_refuser(components),
             stop=stop,
             on_count=count,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from appliance.config.classes import BackendClass
 from appliance.protocol.images import Image, ImageOptions
@@ -125,6 +125,15 @@ class ByteSource(Protocol):
         A receive that is cancelled loses nothing: the next one goes on from there. Raises UpstreamFailed,
         UpstreamTimeout; there is nothing more to receive then.
         """
+        ...
+
+
+@runtime_checkable
+class PatientSource(ByteSource, Protocol):
+    """A source that can itself say when nothing comes, without being cancelled for it."""
+
+    async def receive_within(self, seconds: float) -> bytes | None:
+        """As `receive`; None when nothing came in this time."""
         ...
 
 

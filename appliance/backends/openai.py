@@ -71,6 +71,7 @@ def _post(call: LanguageCall) -> UpstreamCall:
         first_byte_s=call.first_byte_s,
         idle_s=call.idle_s,
         total_s=call.total_s,
+        keep_alive=True,
     )
 
 
@@ -82,6 +83,7 @@ def _get_models(backend_class: BackendClass, timeout_s: float) -> UpstreamCall:
         first_byte_s=timeout_s,
         idle_s=timeout_s,
         total_s=timeout_s,
+        keep_alive=True,
     )
 
 

@@ -30,6 +30,7 @@ HostPorts = Annotated[tuple[str, ...], BeforeValidator(parse_host_ports)]
 BaseUrl = Annotated[str, AfterValidator(parse_base_url)]
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_names)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(parse_paths)]
+Http1 = Literal["lane", "stock"]
 ToolsLogMode = Literal["ndjson", "per_invocation", "both"]
 ToolsDurability = Literal["strict", "batch"]
 RunsLogMode = Literal["per_run", "ndjson", "both"]
@@ -46,6 +47,10 @@ class Settings(BaseModel):
     gateway_port: Port = Field(8800, description="Port of the API listener; 0 takes a free one.")
     gateway_tls_cert_path: Path | None = Field(None, description="PEM certificate chain: the API listener speaks TLS.")
     gateway_tls_key_path: Path | None = Field(None, description="PEM key of that certificate.")
+    gateway_http1: Http1 = Field(
+        "lane",
+        description="Who speaks HTTP/1.1: `lane`, the short way for plain requests, or `stock`, hypercorn always.",
+    )
     observability_enabled: Flag = Field(True, description="Serve health and metrics on a listener of their own.")
     observability_host: Host = Field("127.0.0.1", description="Address of the observability listener.")
     observability_port: Port = Field(8801, description="Port of the observability listener; 0 takes a free one.")

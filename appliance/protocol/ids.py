@@ -1,7 +1,7 @@
 """Ids: `<prefix>-<24 lowercase hex>`, made by the server, never taken from a client."""
 
+import os
 import re
-import secrets
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,7 +14,7 @@ _ID = re.compile(r"(req|tool|run|chatcmpl|cmpl|resp|msg|toolcall)-[0-9a-f]{24}")
 
 def new_id(prefix: Prefix) -> str:
     """Make a fresh id: 96 random bits, so that no two processes ever meet."""
-    return f"{prefix}-{secrets.token_hex(_HEX_DIGITS // 2)}"
+    return f"{prefix}-{os.urandom(_HEX_DIGITS // 2).hex()}"
 
 
 def is_id(prefix: Prefix, text: str) -> bool:

@@ -5,7 +5,7 @@ import hmac
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
@@ -40,8 +40,14 @@ class Head:
     headers: Sequence[tuple[bytes, bytes]]
     peer: str
     local: str
+    _named: dict[bytes, bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_named", dict(self.headers))
 
     def all(self, name: bytes) -> list[str]:
+        if name not in self._named:
+            return []
         return [value.decode("latin-1") for key, value in self.headers if key == name]
 
     def one(self, name: bytes) -> str | None:
@@ -102,9 +108,10 @@ class Access:
         if self._allowlist and not _is_in(peer, self._allowlist):
             raise Forbidden("This address is not in IP_ALLOWLIST.")
         self._check_origin(head)
-        token = None if is_open else self._authenticate(head, str(peer))
+        shown = _shown(peer)
+        token = None if is_open else self._authenticate(head, shown)
         limit = self._check_body(head, token, body_limit or self._body_limit)
-        return Visitor(str(peer), token, self._base_url(head, host, peer), limit)
+        return Visitor(shown, token, self._base_url(head, host, peer), limit)
 
     def _check_host(self, head: Head) -> str | None:
         host = head.one(b"host")
@@ -220,6 +227,12 @@ def _address(text: str) -> Address:
     return mapped or address
 
 
+@lru_cache(REMEMBERED)
+def _shown(address: Address) -> str:
+    return str(address)
+
+
+@lru_cache(REMEMBERED)
 def _unmapped(text: str) -> str:
     """One spelling per address, so that `::ffff:10.0.0.1` and `10.0.0.1` are the same; names stay as they are."""
     try:

@@ -70,14 +70,23 @@ class HypercornConversation:
         """Whether the connection ends with the answer that begins now."""
         return self._draining or self._phase == "body"
 
-    async def run(self) -> None:
-        """Serve until the connection ends and every call made for it has come back. Closes the link at once, always."""
+    async def run(self, received: bytes = b"", head_deadline: float | None = None) -> None:
+        """Serve until the connection ends and every call made for it has come back. Closes the link at once, always.
+
+        `received`: what somebody else has read already; `head_deadline`: until when the first head must be complete.
+        """
         try:
             # Here and not in the caller: a call lives as long as its clean-up, and its connection's task waits for it.
             async with trio.open_nursery() as nursery:
-                await self._talk(_StrictProtocol(self, self._link, self._config, _Calls(self, nursery)))
+                self._enter("head")
+                if head_deadline is not None:
+                    self._link.reading.deadline = head_deadline
+                await self._talk(_StrictProtocol(self, self._link, self._config, _Calls(self, nursery)), received)
         finally:
             self._link.cut()
+
+    def sweep(self, now: float) -> None:
+        """Its deadlines are cancel scopes, and need nobody who looks after them."""
 
     def drain(self) -> None:
         """Take no further request; the running one may end."""
@@ -98,10 +107,9 @@ class HypercornConversation:
         running = self._current.asgi_scope if self._current is not None and not self._current.closed else None
         await self._link.answer_and_close(status, code, message, running)
 
-    async def _talk(self, protocol: "_StrictProtocol") -> None:
-        self._enter("head")
+    async def _talk(self, protocol: "_StrictProtocol", received: bytes) -> None:
         with self._link.reading:
-            await self._feed(protocol)
+            await self._feed(protocol, received)
         if self._link.reading.cancelled_caught and not self._link.closing and not self._link.gone:
             await self._time_out(protocol)
         self._leave_calls()
@@ -110,8 +118,9 @@ class HypercornConversation:
         self._link.cut()
         await protocol.handle(Closed())
 
-    async def _feed(self, protocol: "_StrictProtocol") -> None:
-        while data := await self._link.receive():
+    async def _feed(self, protocol: "_StrictProtocol", received: bytes) -> None:
+        while data := received or await self._link.receive():
+            received = b""
             if self._phase == "body":
                 self._link.reading.deadline = self._body_deadline  # now it is the application that is waited for
             await protocol.handle(RawData(data))

@@ -1,7 +1,8 @@
 """Link: one client's bytes, the deadline its reader runs under, and the ways a connection ends. Knows no HTTP parser."""
 
+import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import trio
@@ -20,11 +21,17 @@ SHIELD_S = 1.0
 Address = tuple[str, int]
 
 
+def _nobody_asks() -> None:
+    return
+
+
 class Link:
     """What a conversation has of its client.
 
     `reading` is the scope the conversation reads in: its deadline says how long the client may take for what is due now, and
-    it is cancelled when the connection ends. After `closing` nothing new is written, after `gone` there is no client.
+    it is cancelled when the connection ends. After `closing` nothing new is written, after `gone` there is no client;
+    `when_gone` is called then, once. `socket`: the plain TCP socket itself, for who reads and writes it without a layer
+    between; None where there is TLS.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class Link:
         refuse: RefusalWriter,
         peer: Address,
         local: Address,
+        socket: socket.socket | None = None,
     ) -> None:
         self._transport = transport
         self._stream = stream
@@ -47,6 +55,8 @@ class Link:
         self.tls = isinstance(stream, trio.SSLStream)
         self.reading = trio.CancelScope()
         self.closing = False
+        self.socket = socket
+        self.when_gone: Callable[[], None] = _nobody_asks
 
     @property
     def gone(self) -> bool:
@@ -113,7 +123,7 @@ class Link:
         if self.gone:
             return
         self._transport.reset() if self._writing.locked() else self._transport.close()
-        self.reading.cancel()
+        self._end_reading()
 
     async def take_leave(self, *, linger: bool) -> None:
         """Say that nothing more comes and close; to `linger` is to take what the client still sends for a short while.
@@ -129,6 +139,10 @@ class Link:
             except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
                 pass
         self.cut()
+
+    def _end_reading(self) -> None:
+        self.reading.cancel()
+        self.when_gone()
 
     async def _stream_end(self) -> None:
         async with self._writing:
@@ -155,7 +169,7 @@ class Link:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
-            if not sent:
+            if not sent and not self.gone:
                 self._transport.reset()
-                self.reading.cancel()
+                self._end_reading()
         await trio.lowlevel.checkpoint_if_cancelled()  # what waited behind the shield

@@ -66,9 +66,8 @@ async def serve_direct(visit: Visit, found: Found, scope: Mapping[str, Any], rec
         handler = await handler.receive(request, _Pieces(receive).next)
     call_when_left = scope["extensions"].get(CALL_WHEN_LEFT)
     if call_when_left is not None:
-        with trio.CancelScope() as answering:
-            call_when_left(lambda: _leave(visit, answering))
-            await send_answer(visit, await handler(request), send)
+        call_when_left(lambda: visit.leave(trio.current_time()))
+        await send_answer(visit, await handler(request), send)
         return
     async with trio.open_nursery() as nursery:  # another server than our listener: its one way to say so is a message
         nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
@@ -131,11 +130,6 @@ class _Pieces:
             if piece := message.get("body", b""):
                 return bytes(piece)
         return b""
-
-
-def _leave(visit: Visit, answering: trio.CancelScope) -> None:
-    visit.note_disconnect(trio.current_time())
-    answering.cancel()
 
 
 async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:

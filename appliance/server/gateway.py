@@ -73,8 +73,11 @@ class Gateway:
         try:
             await self._serve(visit, scope, receive, sender)
         finally:
-            with self._grace.shield(self._cleanup_s):
-                await self._close(visit)  # noqa: ASYNC102 -- the shield of Grace has its deadline
+            if visit.stack.waits:
+                with self._grace.shield(self._cleanup_s):
+                    await self._close(visit)  # noqa: ASYNC102 -- the shield of Grace has its deadline
+            else:
+                await self._close(visit)  # noqa: ASYNC102 -- nothing in it waits, so nothing can cut it short
             self._visits.discard(visit)
             self._on_finished(visit)
 
@@ -95,7 +98,7 @@ class Gateway:
             error = self._explain(visit, rest)
         except Exception as fault:  # noqa: BLE001 -- the outermost border of a request
             error = self._explain(visit, fault)
-        if visit.scope.cancelled_caught:
+        if visit.scope.cancelled_caught and not visit.left:
             error = ShuttingDown()
         if error is not None:
             await answer_error(visit, error, sender)

@@ -12,7 +12,7 @@ from appliance.protocol.responses import from_chat
 from appliance.protocol.responses_filter import TranslatedResponses
 from appliance.protocol.responses_stream import ResponsesStream
 from appliance.protocol.streams import PassThrough, StreamFilter, Usage, usage_in
-from appliance.server.exchange import Answer, Handler, Request
+from appliance.server.exchange import Answer, Handler, Request, SendPiece
 from appliance.server.relay import SSE_HEADERS, SSE_TYPE, relay_events
 from appliance.server.routing_headers import routing_headers
 from appliance.server.tool_chats import serve_with_tools, wants_gateway_tools
@@ -85,8 +85,10 @@ async def _stream(components: Components, request: Request, wanted: LanguageRequ
     def note_error(error: GatewayError) -> None:
         visit.error_code = error.code
 
-    body = relay_events(source, events, on_error=note_error)
-    return Answer(body, content_type=SSE_TYPE, headers={**SSE_HEADERS, **_headers(job)})
+    async def write(send: SendPiece) -> None:
+        await relay_events(source, events, send, on_error=note_error)
+
+    return Answer(write, content_type=SSE_TYPE, headers={**SSE_HEADERS, **_headers(job)})
 
 
 def _filter(components: Components, wanted: LanguageRequest, job: LanguageJob) -> StreamFilter:

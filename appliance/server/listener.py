@@ -9,7 +9,9 @@ from typing import Protocol
 
 import trio
 
+from appliance.config.settings import Http1
 from appliance.server.connection import hypercorn_conversations
+from appliance.server.connection_lane import lane_conversations
 from appliance.server.connection_link import Address, Link
 from appliance.server.connection_requests import AsgiApp
 from appliance.server.connection_transport import Transport
@@ -33,6 +35,8 @@ _ONE_CLIENT = frozenset(
 )
 # No descriptors, no memory: it comes back when others end. Short, because a health probe may be waiting.
 ACCEPT_PAUSE_S = 0.1
+# How often connections are looked at whose deadlines are numbers; so much later than promised they may be.
+SWEEP_S = 0.5
 # How many at a time are told that there is no room; what comes on top is only closed.
 MAX_TURNED_AWAY = 64
 
@@ -46,6 +50,9 @@ class Conversation(Protocol):
 
     async def run(self) -> None:
         """Serve until the connection ends. Closes the link on every way out."""
+
+    def sweep(self, now: float) -> None:
+        """End what has taken too long; called twice a second."""
 
     def drain(self) -> None:
         """Take no further request."""
@@ -107,17 +114,20 @@ async def run_listener(
     on_crash: CrashReport,
     stop: trio.Event,
     ssl_context: ssl.SSLContext | None = None,
+    http1: Http1 = "lane",
     on_count: Callable[[int], None] = _ignore,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application on listening sockets until `stop` is set and every connection has ended.
 
+    `http1`: who speaks it, our own lane where a request is a plain one, or hypercorn's protocol always.
     `on_count` hears +1 and -1 for each connection that is served. Of a TLS context only ALPN is set here: HTTP/1.1 alone, because hypercorn's HTTP/2 has neither the deadlines nor the
     strictness that this listener is for. *Closes* the sockets, on stop at once.
     """
     if ssl_context is not None:
         ssl_context.set_alpn_protocols(["http/1.1"])
-    conversations = hypercorn_conversations(app, limits, on_crash)
+    make_factory = lane_conversations if http1 == "lane" else hypercorn_conversations
+    conversations = make_factory(app, limits, on_crash)
     listener = _Listener(limits, refuse, on_crash, conversations, ssl_context, on_count)
     task_status.started()  # the sockets listen already: the kernel takes what comes until the loop does
     await listener.run(sockets, stop)
@@ -147,10 +157,18 @@ class _Listener:
         with closing(self._watcher):
             async with trio.open_nursery() as service:
                 service.start_soon(self._watcher.run)
+                service.start_soon(self._sweep)
                 async with trio.open_nursery() as connections:
                     await self._accept_until(stop, sockets, connections)
                     await self._drain()
                 service.cancel_scope.cancel()
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_S)
+            now = trio.current_time()
+            for conversation in self._guests.conversations():
+                conversation.sweep(now)
 
     async def _accept_until(
         self, stop: trio.Event, sockets: Sequence[socket.socket], connections: trio.Nursery
@@ -178,10 +196,11 @@ class _Listener:
             self._admit(accepted, address, connections)
 
     def _admit(self, accepted: trio.socket.SocketType, address: tuple[str, int], connections: trio.Nursery) -> None:
+        bare = socket.socket(accepted.family, accepted.type, accepted.proto, accepted.detach())
         try:
-            link = self._open_link(accepted, address)
+            link = self._open_link(bare, address)
         except OSError:
-            accepted.close()  # it has gone between accept and here
+            bare.close()  # it has gone between accept and here
             return
         if len(self._guests) < self._limits.max_connections or self._guests.make_room():
             conversation = self._make_conversation(link)
@@ -195,8 +214,10 @@ class _Listener:
         self._turned_away += 1
         connections.start_soon(self._turn_away, link)
 
-    def _open_link(self, accepted: trio.socket.SocketType, address: tuple[str, int]) -> Link:
-        fd = accepted.fileno()
+    def _open_link(self, bare: socket.socket, address: tuple[str, int]) -> Link:
+        bare.setblocking(False)
+        accepted = trio.socket.from_stdlib_socket(bare)
+        fd = bare.fileno()
 
         def close() -> None:
             self._watcher.forget(fd)
@@ -208,8 +229,15 @@ class _Listener:
         stream: trio.abc.Stream = transport
         if self._ssl_context is not None:
             stream = trio.SSLStream(transport, self._ssl_context, server_side=True)
-        local = _plain(accepted.getsockname())
-        link = Link(transport, stream, limits=self._limits, refuse=self._refuse, peer=_plain(address), local=local)
+        link = Link(
+            transport,
+            stream,
+            limits=self._limits,
+            refuse=self._refuse,
+            peer=_plain(address),
+            local=_plain(bare.getsockname()),
+            socket=bare if self._ssl_context is None else None,
+        )
         self._watcher.watch(fd, link.hang_up)
         return link
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -57,6 +58,7 @@ def _keep_newest(table: OrderedDict[Any, Any], key: object) -> None:
         table.popitem(last=False)
 
 
+@lru_cache(MAX_PEERS)
 def _peer_key(peer: str) -> str:
     address = ip_address(peer)
     if address.version == 4:

@@ -2,7 +2,6 @@
 
 import json
 import time
-from contextlib import aclosing
 
 import trio
 
@@ -80,9 +79,8 @@ def _stream(components: Components, request: Request, wanted: LanguageRequest, c
         sending, receiving = trio.open_memory_channel[bytes | GatewayError](PIECES_WAITING)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_run, chat, turn, sending)
-            async with receiving, aclosing(relay_events(_Pieces(receiving), events, on_error=note_error)) as pieces:
-                async for piece in pieces:
-                    await send(piece)
+            async with receiving:
+                await relay_events(_Pieces(receiving), events, send, on_error=note_error)
                 nursery.cancel_scope.cancel()
         if events.usage is not None:
             name = turn.job.call.backend_class.name

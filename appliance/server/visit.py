@@ -1,9 +1,9 @@
 """Visit: one request from its first byte to its last clean-up: its id, its stack, and what became of it."""
 
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import trio
 
@@ -12,14 +12,35 @@ from appliance.dispatch.dispatch import Caller
 
 SCOPE_KEY = "appliance.visit"
 
+_T = TypeVar("_T")
+
 Outcome = Literal["completed", "disconnected", "failed"]
+
+
+class VisitStack(AsyncExitStack):
+    """`waits`: something was pushed whose end may have to be waited for; without it, closing does not need a shield."""
+
+    waits = False
+
+    async def enter_async_context(self, cm: AbstractAsyncContextManager[_T, bool | None]) -> _T:
+        self.waits = True
+        return await super().enter_async_context(cm)
+
+    def push_async_callback(self, callback: Any, /, *args: Any, **kwds: Any) -> Any:
+        self.waits = True
+        return super().push_async_callback(callback, *args, **kwds)
+
+    def push_async_exit(self, exit: Any) -> Any:  # noqa: A002 -- the library's name
+        self.waits = True
+        return super().push_async_exit(exit)
 
 
 @dataclass(slots=True, eq=False)
 class Visit:
     """The facts of one request, filled in as they become known. Times are trio's clock, in seconds.
 
-    `events`: the answer is a stream of events; `sending`: one of them is on its way.
+    `events`: the answer is a stream of events; `sending`: one of them is on its way; `left`: cancelled because its
+    client has gone.
 
     Everything the request holds is pushed on `stack`, which is closed around the ASGI call, in a shielded scope.
     """
@@ -32,7 +53,7 @@ class Visit:
     peer: str = ""
     token: Token | None = None
     route: str = "(other)"
-    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    stack: VisitStack = field(default_factory=VisitStack)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     status: int | None = None
     error_code: str | None = None
@@ -45,6 +66,7 @@ class Visit:
     answered: bool = False
     first_byte_at: float | None = None
     disconnected_at: float | None = None
+    left: bool = False
 
     def caller(self) -> Caller:
         """This request as dispatch sees it."""
@@ -53,6 +75,12 @@ class Visit:
     def note_lease(self, backend_class: str) -> None:
         """A slot of this class was taken for the request."""
         self.backend_class = backend_class
+
+    def leave(self, now: float) -> None:
+        """The client has left: what runs for it is cancelled."""
+        self.note_disconnect(now)
+        self.left = True
+        self.scope.cancel()
 
     def note_disconnect(self, now: float) -> None:
         """The client has left; what happens after its answer is complete is no disconnect."""

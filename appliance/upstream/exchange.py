@@ -20,7 +20,7 @@ class UpstreamCall:
 
     `url` may hold `user:password@`: it is sent as HTTP Basic and never appears in an error.
     `first_byte_s` runs from the connection to the answer's headers, `idle_s` between two pieces of its body,
-    `total_s` over all of it. `on_connected` is called before the first byte of the request is written: a call that
+    `total_s` over all of it. `on_connected` is called, once, before the first byte of the request is written: a call that
     was cut off earlier left nothing behind.
     """
 
@@ -34,6 +34,7 @@ class UpstreamCall:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     on_connected: Callable[[], None] = _ignore
+    keep_alive: bool = False
 
 
 def login_headers(backend_class: BackendClass) -> dict[str, str]:

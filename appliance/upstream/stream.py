@@ -1,38 +1,69 @@
-"""A stream from a backend: one request on a connection of its own, its answer read as it comes.
+"""A stream from a backend: one request on a connection, its answer read as it comes.
 
-Reads can be given up and taken up again, which httpx's cannot: a relay does so to send its pings. A connection serves
-one stream and is closed with it. Most calls are POSTs that must not run twice, and one that was sent on a connection
-just being closed cannot be told from one that ran; on a LAN a connection costs a fraction of a millisecond.
+Reads can be given up and taken up again: a relay does so to send its pings. A connection that has served its call to
+the end, and may serve another, goes back to the pool; every other one is closed at once, which is how a call is
+cancelled. Pictures and other long calls have a connection of their own (`UpstreamCall.keep_alive`).
 """
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TypeVar
 
 import trio
 
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
-from appliance.upstream.deadlines import Deadlines, Phase, timeout_error
+from appliance.upstream.bare import BareStream, NothingSent
+from appliance.upstream.deadlines import Phase, timeout_error
 from appliance.upstream.exchange import UpstreamCall
-from appliance.upstream.stream_connect import Connect, dial
+from appliance.upstream.pool import Pool
+from appliance.upstream.stream_connect import dial
 from appliance.upstream.wire import CUT_SHORT, ResponseHead, ResponseReader
-from appliance.upstream.wire_request import BadAddress, parse_address, request_head
+from appliance.upstream.wire_request import Address, BadAddress, parse_address, request_head
 
 RECEIVE_BYTES = 64 * 1024
 
 _ONE_SEND_BYTES = 256 * 1024  # head and body are joined up to here: one packet less, one copy more
+# A server that had closed answers what was sent to it with a reset, in one round trip. A longer silence was work.
+UNHEARD_S = 0.5
+
+_T = TypeVar("_T")
+
+
+class Unheard(Exception):
+    """A kept connection had ended before the backend can have worked on this call: it may be made again."""
 
 
 class UpstreamStream:
     """The answer of a backend whose head has come. Made by `open_stream`, which closes it.
 
+    `started` is when the call began; `kept`: the connection has served an earlier one.
+
     Deadlines count the time spent waiting in `receive`, so a client that takes its time costs the backend nothing:
     `first_byte_s` from the connection to the first byte of the body, then `idle_s` from one piece of it to the next.
     """
 
-    def __init__(self, connection: trio.abc.Stream, call: UpstreamCall, *, started: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        connection: trio.abc.Stream,
+        address: Address,
+        call: UpstreamCall,
+        *,
+        started: float,
+        kept: bool,
+    ) -> None:
+        self._pool = pool
         self._connection = connection
+        self._address = address
         self._call = call
+        self._started = started
+        self._kept = kept
+        self._broken = False
+        self._closed = False
+        self._heard = False
+        self._asked = started
         self._reader = ResponseReader()
         self._end = started + call.total_s
         self._phase: Phase = "first byte"
@@ -64,6 +95,12 @@ class UpstreamStream:
         A receive that is cancelled loses nothing. Raises UpstreamFailed for an answer that breaks off or is not HTTP,
         UpstreamTimeout naming the deadline; whoever asks again is told again.
         """
+        piece = await self.receive_within(math.inf)
+        return piece if piece is not None else b""
+
+    async def receive_within(self, seconds: float) -> bytes | None:
+        """As `receive`; None when nothing came in this time, which is no failure."""
+        until = trio.current_time() + seconds
         while True:
             piece = self._reader.take()
             if piece:
@@ -71,7 +108,8 @@ class UpstreamStream:
                 return piece
             if self._reader.ended:
                 return b""
-            await self._read()
+            if not await self._read(until):
+                return None
 
     async def read_all(self, max_bytes: int) -> bytes:
         """The rest of the body. Raises UpstreamFailed for more than `max_bytes`, and what `receive` raises."""
@@ -95,18 +133,42 @@ class UpstreamStream:
         return start[:max_bytes]
 
     async def ask(self, head: bytes) -> None:
-        """Send the request and wait for the head of the answer, under the opener's deadline."""
-        started = trio.current_time()
-        with suppress(trio.BrokenResourceError):  # it may have answered before it had read everything, 413 for one
+        """Send the request and wait for the head of the answer. Raises Unheard, UpstreamFailed, UpstreamTimeout."""
+        asked = self._asked = trio.current_time()
+        try:
+            await self._bounded(min(asked + self._left_s, self._end), partial(self._ask, head))
+        except trio.TooSlowError:
+            raise self._too_slow(asked + self._left_s) from None
+        now = trio.current_time()
+        self._left_s -= now - asked
+        self.latency_s = now - self._started
+
+    def enter_body(self) -> None:
+        """From here on silences count, whatever the head took: for answers that are read whole."""
+        self._enter_idle()
+
+    def close_nowait(self) -> None:
+        """Give the connection back, or close it at once; a backend that is still sending hears of it with its next packet."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reader.discard()
+        if self._call.keep_alive and self._reader.reusable and not self._broken:
+            self._pool.keep_nowait(self._address, self._connection)
+        else:
+            self._pool.close_nowait(self._connection)
+
+    async def _ask(self, head: bytes) -> None:
+        try:
             await self._send(head, self._call.body)
+        except NothingSent:
+            if self._kept:
+                raise Unheard from None
+            self._broken = True
+        except trio.BrokenResourceError:
+            self._broken = True  # it may have answered before it had read everything, 413 for one
         while self._reader.head is None:
             await self._receive_some()
-        self._left_s -= trio.current_time() - started
-
-    async def aclose(self) -> None:
-        """Close the connection at once; a backend that is still sending hears of it with its next packet."""
-        self._reader.discard()
-        await trio.aclose_forcefully(self._connection)
 
     async def _send(self, head: bytes, body: bytes) -> None:
         if len(body) <= _ONE_SEND_BYTES:
@@ -115,18 +177,28 @@ class UpstreamStream:
         await self._connection.send_all(head)
         await self._connection.send_all(body)
 
-    async def _read(self) -> None:
+    async def _read(self, until: float) -> bool:
+        """Read once; False when nothing came until then. Raises UpstreamTimeout."""
         started = trio.current_time()
         deadline = started + self._left_s
-        with trio.CancelScope(deadline=min(deadline, self._end)):
-            try:
-                await self._receive_some()
-            finally:
-                self._left_s -= trio.current_time() - started
-            return
-        if deadline < self._end:
-            raise timeout_error(self._call.backend_class, self._phase, self._limit_s)
-        raise timeout_error(self._call.backend_class, "total", self._call.total_s)
+        try:
+            await self._bounded(min(deadline, self._end, until), self._receive_some)
+        except trio.TooSlowError:
+            if until < min(deadline, self._end):
+                return False
+            raise self._too_slow(deadline) from None
+        finally:
+            self._left_s -= trio.current_time() - started
+        return True
+
+    async def _bounded(self, deadline: float, step: Callable[[], Awaitable[_T]]) -> _T:
+        """Do it until then. Raises trio.TooSlowError."""
+        if isinstance(self._connection, BareStream):
+            self._connection.deadline = deadline
+            return await step()
+        with trio.CancelScope(deadline=deadline):
+            return await step()
+        raise trio.TooSlowError
 
     async def _receive_some(self) -> None:
         if self._reader.problem is not None:
@@ -134,11 +206,23 @@ class UpstreamStream:
         try:
             data = await self._connection.receive_some(RECEIVE_BYTES)
         except trio.BrokenResourceError:
+            self._check_heard()
             raise self._failed(CUT_SHORT) from None
         if data:
+            self._heard = True
             self._reader.feed(data)
         else:
+            self._check_heard()
             self._reader.feed_eof()
+
+    def _check_heard(self) -> None:
+        if self._kept and not self._heard and trio.current_time() - self._asked <= UNHEARD_S:
+            raise Unheard
+
+    def _too_slow(self, deadline: float) -> UpstreamTimeout:
+        if deadline < self._end:
+            return timeout_error(self._call.backend_class, self._phase, self._limit_s)
+        return timeout_error(self._call.backend_class, "total", self._call.total_s)
 
     def _enter_idle(self) -> None:
         self._phase = "idle"
@@ -150,37 +234,55 @@ class UpstreamStream:
 
 @asynccontextmanager
 async def open_stream(
-    call: UpstreamCall, connect: Connect, *, connect_s: float, observe: Callable[[str, float], None]
+    call: UpstreamCall, pool: Pool, *, connect_s: float, observe: Callable[[str, float], None]
 ) -> AsyncIterator[UpstreamStream]:
     """Send the request and wait for the answer's head, whatever its status; the block reads the body.
 
     No scope is open inside the block, which may be left in another task. Raises UpstreamFailed, UpstreamTimeout.
     """
-    stream = await _open(call, connect, connect_s)
+    stream = await begin_stream(call, pool, connect_s=connect_s)
     try:
         observe(call.backend_class, stream.latency_s)
         yield stream
     finally:
-        await stream.aclose()
+        stream.close_nowait()
 
 
-async def _open(call: UpstreamCall, connect: Connect, connect_s: float) -> UpstreamStream:
+async def begin_stream(call: UpstreamCall, pool: Pool, *, connect_s: float) -> UpstreamStream:
+    """`open_stream` for who closes the stream himself."""
     try:
         address = parse_address(call.url)
         head = request_head(call, address)
     except BadAddress as problem:
         raise UpstreamFailed(f"{call.backend_class} {problem}.", upstream=call.backend_class) from None
     started = trio.current_time()
-    with Deadlines(call.total_s) as deadlines:
-        deadlines.enter_phase("connect", connect_s)
-        stream = UpstreamStream(await dial(call.backend_class, connect, address), call, started=started)
-        try:
-            deadlines.enter_phase("first byte", call.first_byte_s)
-            call.on_connected()
-            await stream.ask(head)
-        except BaseException:
-            await stream.aclose()
-            raise
-        stream.latency_s = trio.current_time() - started
-        return stream
-    raise deadlines.error(call.backend_class)
+    connection = pool.take_nowait(address) if call.keep_alive else None
+    kept = connection is not None
+    if connection is None:
+        connection = await _dial(call, pool, address, min(connect_s, call.total_s))
+    call.on_connected()
+    stream = UpstreamStream(pool, connection, address, call, started=started, kept=kept)
+    try:
+        await stream.ask(head)
+    except Unheard:
+        stream.close_nowait()
+        connection = await _dial(call, pool, address, min(connect_s, call.total_s))
+        stream = UpstreamStream(pool, connection, address, call, started=started, kept=False)
+        await _ask_or_close(stream, head)
+    except BaseException:
+        stream.close_nowait()
+        raise
+    return stream
+
+
+async def _ask_or_close(stream: UpstreamStream, head: bytes) -> None:
+    try:
+        await stream.ask(head)
+    except BaseException:
+        stream.close_nowait()
+        raise
+
+
+async def _dial(call: UpstreamCall, pool: Pool, address: Address, connect_s: float) -> trio.abc.Stream:
+    phase: Phase = "connect" if connect_s < call.total_s else "total"
+    return await dial(call.backend_class, pool.connect, address, connect_s, phase)

@@ -7,18 +7,25 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from appliance.protocol.errors import UpstreamFailed
+from appliance.upstream.bare import Alarms, BareStream
+from appliance.upstream.deadlines import Phase, timeout_error
 from appliance.upstream.wire_request import Address
 
 Connect = Callable[[Address], Awaitable[trio.abc.Stream]]
 
 
-async def connect(address: Address, tls: ssl.SSLContext) -> trio.abc.Stream:
+async def connect(address: Address, tls: ssl.SSLContext, alarms: Alarms) -> trio.abc.Stream:
     """Open a connection that is ready for a request. Raises OSError, trio.BrokenResourceError.
 
     Closed again on every way out but success.
     """
     stream = await connect_tcp(address.host, address.port)
-    return stream if address.scheme == "http" else await secure(stream, tls, name=address.host)
+    if address.scheme != "http":
+        return await secure(stream, tls, name=address.host)
+    connected = stream.socket
+    bare = socket.socket(connected.family, connected.type, connected.proto, connected.detach())
+    bare.setblocking(False)
+    return BareStream(bare, alarms)
 
 
 async def secure(stream: trio.abc.Stream, tls: ssl.SSLContext, *, name: str) -> trio.abc.Stream:
@@ -33,16 +40,21 @@ async def secure(stream: trio.abc.Stream, tls: ssl.SSLContext, *, name: str) -> 
     return secured
 
 
-async def dial(backend_class: str, connect: Connect, address: Address) -> trio.abc.Stream:
-    """Connect to a backend class. Raises UpstreamFailed in words for a client."""
+async def dial(
+    backend_class: str, connect: Connect, address: Address, connect_s: float, phase: Phase = "connect"
+) -> trio.abc.Stream:
+    """Connect to a backend class within `connect_s`. Raises UpstreamFailed, UpstreamTimeout in words for a client."""
     try:
-        return await connect(address)
+        with trio.move_on_after(connect_s):
+            return await connect(address)
     except trio.BrokenResourceError:
         words = "failed the TLS handshake"
     except OSError:
         words = "cannot be reached"
     except UnicodeError:  # a host that IDNA cannot spell
         words = "has an address that is not a URL"
+    else:
+        raise timeout_error(backend_class, phase, connect_s)
     raise UpstreamFailed(f"{backend_class} {words}.", upstream=backend_class)
 
 

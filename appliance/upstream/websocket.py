@@ -26,7 +26,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from appliance.protocol.errors import UpstreamFailed
-from appliance.upstream.deadlines import Deadlines
+from appliance.upstream.deadlines import timeout_error
 from appliance.upstream.stream_connect import Connect, dial
 from appliance.upstream.wire_request import Address, BadAddress, parse_address
 
@@ -213,15 +213,14 @@ async def _open(call: WebSocketCall, connect: Connect, connect_s: float) -> WebS
         address = parse_address(call.url)
     except BadAddress as problem:
         raise UpstreamFailed(f"{call.backend_class} {problem}.", upstream=call.backend_class) from None
-    with Deadlines(connect_s + call.handshake_s) as deadlines:
-        deadlines.enter_phase("connect", connect_s)
-        websocket = WebSocket(await dial(call.backend_class, connect, address), call)
-        try:
-            deadlines.enter_phase("first byte", call.handshake_s)
+    websocket = WebSocket(await dial(call.backend_class, connect, address, connect_s), call)
+    try:
+        with trio.move_on_after(call.handshake_s):
             call.on_connected()
             await websocket.shake_hands(address)
-        except BaseException:
-            await websocket.aclose()
-            raise
-        return websocket
-    raise deadlines.error(call.backend_class)
+            return websocket
+    except BaseException:
+        await websocket.aclose()
+        raise
+    await websocket.aclose()
+    raise timeout_error(call.backend_class, "first byte", call.handshake_s)

@@ -35,7 +35,9 @@ class ResponseReader:
 
     After each feed: `take()` gives the body so far; then `problem` says, in words that follow the backend's name, why
     no more will come; `ended` says that the body is complete. 1xx responses are skipped; redirects (unless they are
-    wanted), compression and protocol switches are problems. What follows a complete response is ignored: its connection is not used again.
+    wanted), compression and protocol switches are problems. What follows a complete response is ignored. `reusable`: it
+    is complete, nothing
+    followed it, and its connection may carry another request.
     """
 
     def __init__(self, *, redirects: bool = False) -> None:
@@ -43,11 +45,13 @@ class ResponseReader:
         self.head: ResponseHead | None = None
         self.problem: str | None = None
         self.ended = False
+        self.reusable = False
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._fields = 0
         self._field_bytes = 0
         self._framing_bytes = 0
+        self._persists = False
         self._pieces: list[bytes] = []
 
     def feed(self, data: bytes | bytearray) -> None:
@@ -58,6 +62,7 @@ class ResponseReader:
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
+            self.reusable = False
             self._refuse(INVALID)
         self._framing_bytes = 0 if len(self._pieces) > had else self._framing_bytes + len(data)
         if self._framing_bytes > MAX_FRAMING_BYTES:
@@ -109,14 +114,23 @@ class ResponseReader:
             self._refuse(problem)
             return
         self.head = _head(status, self._headers)
+        self._persists = (
+            not self.head.until_close
+            and self._parser.get_http_version() == "1.1"
+            and b"close" not in self._headers.get(b"connection", b"").lower()
+        )
+
+    def on_message_begin(self) -> None:
+        self.reusable = False
 
     def on_body(self, data: bytes) -> None:
         if self.problem is None and not self.ended:
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        if self.head is not None and self.problem is None:
+        if self.head is not None and self.problem is None and not self.ended:
             self.ended = True
+            self.reusable = self._persists
 
 
 def unacceptable(status: int, headers: dict[bytes, bytes], *, redirects: bool) -> str | None:

@@ -90,7 +90,7 @@ async def open_bench(name):
     async with open_upstream(Settings()) as upstream, FAKES[name]() as fake:
         yield Bench(IMAGE_BACKENDS[name], upstream, fake, fake.base_url)
         await fake.statistics.until_no_connections()
-        assert "Requests: 0 active, 0 queued | Connections: 0 active, 0 idle" in repr(upstream._transport._pool)
+        assert "in_use=0" in repr(upstream)
 
 
 async def test_mock_draws_without_any_backend():

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.devtools.files import make_once
@@ -36,18 +36,30 @@ def find_strace() -> Path:
     return find_program("strace", package="strace")
 
 
+def find_wrk() -> tuple[Path, Mapping[str, str]]:
+    """The load generator, and what its environment needs beside. Raises NotAvailable."""
+    found = find_program("wrk", package="wrk")
+    if shutil.which("wrk"):
+        return found, {}
+    library = _unpacked("libluajit-5.1-2") / "usr" / "lib"
+    return found, {"LD_LIBRARY_PATH": ":".join(str(folder) for folder in library.glob("*-linux-gnu"))}
+
+
 def find_program(program: str, *, package: str, folder: str = "bin") -> Path:
     """A program on PATH, or of its unpacked package. Raises NotAvailable."""
     if found := shutil.which(program):
         return Path(found)
-    try:
-        root = make_once(cache_dir() / f"debian-{package}", lambda scratch: _unpack(package, scratch))
-    except (OSError, subprocess.SubprocessError) as problem:
-        raise NotAvailable(f"{program} is not on PATH, and its package: {type(problem).__name__}") from problem
-    unpacked = root / "usr" / folder / program
+    unpacked = _unpacked(package) / "usr" / folder / program
     if not unpacked.exists():
         raise NotAvailable(f"the package {package} has no {program}")
     return unpacked
+
+
+def _unpacked(package: str) -> Path:
+    try:
+        return make_once(cache_dir() / f"debian-{package}", lambda scratch: _unpack(package, scratch))
+    except (OSError, subprocess.SubprocessError) as problem:
+        raise NotAvailable(f"the package {package} could not be had: {type(problem).__name__}") from problem
 
 
 def _unpack(package: str, folder: Path) -> None:

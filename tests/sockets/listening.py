@@ -4,16 +4,21 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
+from appliance.config.settings import Http1
 from appliance.server.listener import run_listener
 from appliance.server.listener_limits import ListenerLimits, Refusal
 from appliance.server.listener_sockets import open_sockets
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
+
+# Who speaks HTTP/1.1 in this test; the fixture `http1` says both in turn.
+speaker: ContextVar[Http1] = ContextVar("speaker", default="lane")
 
 
 @dataclass
@@ -81,6 +86,7 @@ async def listening(
             on_crash=house.crashes.append,
             stop=house.stop,
             ssl_context=ssl_context,
+            http1=speaker.get(),
             task_status=task_status,
         )
         house.ended.set()

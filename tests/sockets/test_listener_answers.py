@@ -14,6 +14,8 @@ from quart_trio import QuartTrio
 from appliance.server.listener_limits import ListenerLimits
 from tests.sockets.listening import answer, echo, listening, read_body, read_to_end, read_until
 
+pytestmark = pytest.mark.usefixtures("http1")
+
 GET = b"GET /a HTTP/1.1\r\nHost: g\r\n\r\n"
 LAST = b"GET /z HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
 

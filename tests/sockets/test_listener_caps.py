@@ -21,6 +21,8 @@ from tests.sockets.listening import (
     read_until,
 )
 
+pytestmark = pytest.mark.usefixtures("http1")
+
 GET = b"GET /health HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
 
 

@@ -7,9 +7,13 @@ import pytest
 import trio
 from quart_trio import QuartTrio
 
+from appliance.server import connection_lane
 from appliance.server.connection_h11 import StrictConnection
 from appliance.server.listener_limits import ListenerLimits
+from appliance.server.strict import plain_head
 from tests.sockets.listening import answer, descriptors, echo, eventually, listening, read_body, read_to_end, read_until
+
+pytestmark = pytest.mark.usefixtures("http1")
 
 GET = b"GET /health HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
 UPGRADE = (
@@ -180,7 +184,13 @@ async def test_exception_in_the_protocol_itself_is_reported_and_hurts_nobody_els
             raise ZeroDivisionError
         return original(self)
 
+    def bomb(raw: bytes, **limits: int) -> Any:
+        if b"X-Bomb" in raw:
+            raise ZeroDivisionError
+        return plain_head(raw, **limits)
+
     monkeypatch.setattr(StrictConnection, "next_event", next_event)
+    monkeypatch.setattr(connection_lane, "plain_head", bomb)
     async with listening(echo) as house:
         assert await house.exchange(b"GET / HTTP/1.1\r\nHost: g\r\nX-Bomb: 1\r\n\r\n") == b""
         await assert_alive(house)

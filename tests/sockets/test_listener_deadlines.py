@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from appliance.server.listener_limits import ListenerLimits
 from tests.sockets.listening import answer, echo, read_body
 from tests.sockets.wire import wired
+
+pytestmark = pytest.mark.usefixtures("http1")
 
 LIMITS = ListenerLimits()
 GET = b"GET /a HTTP/1.1\r\nHost: g\r\n\r\n"

@@ -10,6 +10,8 @@ import trio
 
 from tests.sockets.listening import answer, descriptors, eventually, listening, read_body, read_until
 
+pytestmark = pytest.mark.usefixtures("http1")
+
 GET = b"GET /a HTTP/1.1\r\nHost: g\r\n\r\n"
 Leave = Callable[[trio.SocketStream], None]
 

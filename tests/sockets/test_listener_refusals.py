@@ -7,6 +7,8 @@ import pytest
 from tests.sockets.listening import answer, echo, listening, read_body, read_to_end
 from tests.sockets.test_listener_strict import REFUSED
 
+pytestmark = pytest.mark.usefixtures("http1")
+
 SECOND = b"GET /smuggled HTTP/1.1\r\nHost: g\r\n\r\n"
 
 

@@ -19,6 +19,8 @@ from tests.sockets.listening import (
     read_until,
 )
 
+pytestmark = pytest.mark.usefixtures("http1")
+
 GET = b"GET /a HTTP/1.1\r\nHost: g\r\n\r\n"
 
 

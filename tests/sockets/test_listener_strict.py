@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.server.strict import Fault, Head, check_head, parse_head
+from appliance.server.strict import Fault, Head, check_head, parse_head, plain_head
 
 HOST = b"Host: gateway\r\n"
 
@@ -188,3 +188,59 @@ def assert_h11_agrees(raw: bytes) -> None:
     assert (request.method, request.target, request.http_version) == (head.method, head.target, head.version)
     ours = [(name, value.lower() if name == b"transfer-encoding" else value) for name, value in head.fields]
     assert list(request.headers) == ours
+
+
+@pytest.mark.parametrize(("raw", "_status"), REFUSED, ids=lambda value: repr(value)[:70])
+def test_no_doubtful_head_is_plain(raw: bytes, _status: int) -> None:
+    assert plain_head(raw) is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"POST / HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: g\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: g\r\nConnection: keep-alive, close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: g\r\nX-A: b\r\nx-a: c\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: g\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: g\r\n",
+    ],
+)
+def test_what_is_allowed_and_unusual_is_not_plain(raw: bytes) -> None:
+    assert check_head(raw) is None
+    assert plain_head(raw) is None
+
+
+@pytest.mark.parametrize(("value", "last"), [(b"close", True), (b"Keep-Alive", False), (b"CLOSE", True)])
+def test_plain_head_says_whether_the_client_wants_more(value: bytes, last: bool) -> None:
+    head = plain_head(b"GET /a HTTP/1.1\r\nHost: g\r\nConnection: " + value + b"\r\n\r\nrest")
+    assert head is not None
+    assert (head.last, head.length) == (last, 0)
+
+
+def test_plain_head_has_the_same_limits() -> None:
+    start = b"GET / HTTP/1.1\r\n" + HOST
+    fields = [b"X-%d: y\r\n" % number for number in range(100)]
+    assert plain_head(start + b"".join(fields[:99]) + b"\r\n") is not None
+    assert plain_head(start + b"".join(fields) + b"\r\n") is None
+    room = 16_384 - len(start) - len(b"X: \r\n\r\n")
+    assert plain_head(start + b"X: " + b"y" * room + b"\r\n\r\n") is not None
+    assert plain_head(start + b"X: " + b"y" * (room + 1) + b"\r\n\r\n") is None
+
+
+@settings(max_examples=600, deadline=None)
+@given(composed, st.binary(max_size=8))
+def test_a_plain_head_is_parsed_identically_by_both_our_parsers(raw: bytes, behind: bytes) -> None:
+    plain = plain_head(raw + behind)
+    if plain is None:
+        return
+    whole = raw + behind
+    assert check_head(whole) is None
+    head = parse_head(whole[: plain.end - 2])
+    assert isinstance(head, Head)
+    assert whole[: plain.end].endswith(b"\r\n\r\n")
+    assert (plain.method, plain.target, b"1.1", tuple(plain.fields)) == (
+        head.method, head.target, head.version, head.fields,
+    )  # fmt: skip
+    assert plain.length == int(dict(head.fields).get(b"content-length", b"0"))

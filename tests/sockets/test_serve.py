@@ -4,18 +4,26 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.process import AUTH, TOKEN, start_gateway
+from tests.process import AUTH, TOKEN, GatewayProcess
+from tests.process import start_gateway as start_process
+from tests.sockets.listening import speaker
+
+pytestmark = pytest.mark.usefixtures("http1")
 
 pytestmark = pytest.mark.usefixtures("program")
 
 DRAW = {"prompt": "a cat", "size": "64x48"}
+
+
+def start_gateway(tmp_path: Path, settings: Mapping[str, str] | None = None) -> AbstractContextManager[GatewayProcess]:
+    return start_process(tmp_path, {"GATEWAY_HTTP1": speaker.get(), **(settings or {})})
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:

@@ -58,11 +58,11 @@ async def open_peer(peer, scheme="http"):
 
 
 def pool_of(upstream):
-    """The library's own word for what is open: its repr is a status line."""
-    return repr(upstream._transport._pool)
+    """The client's own word for what is open: its repr is a status line."""
+    return repr(upstream)
 
 
-CLEAN = "Requests: 0 active, 0 queued | Connections: 0 active, 0 idle"
+CLEAN = "<Pool in_use=0 kept=0>"
 PHASES = {
     "in the TLS handshake": ("https", Peer, {}),
     "waiting for the head": ("http", Peer, {}),

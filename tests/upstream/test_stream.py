@@ -10,6 +10,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.exchange import UpstreamCall
+from appliance.upstream.pool import Pool
 from appliance.upstream.stream import open_stream
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -42,6 +43,7 @@ class Backend:
         self.connects_s = connects_s
         self.observed = []
         self.addresses = []
+        self.pool = Pool(self.connect)
 
     async def connect(self, address):
         self.addresses.append(address)
@@ -49,9 +51,7 @@ class Backend:
         return self.near
 
     def open(self, request=None):
-        return open_stream(
-            request or call(), self.connect, connect_s=2, observe=lambda *seen: self.observed.append(seen)
-        )
+        return open_stream(request or call(), self.pool, connect_s=2, observe=lambda *seen: self.observed.append(seen))
 
     async def says(self, *steps):
         """Bytes are sent, numbers are seconds to wait; a client that leaves ends it."""

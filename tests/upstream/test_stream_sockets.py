@@ -42,7 +42,7 @@ async def test_whole_stream_comes_through(loopback_clock):
         await fake.statistics.until_no_connections()
 
 
-async def test_every_stream_has_its_own_connection(loopback_clock):
+async def test_a_call_that_asks_for_it_has_a_connection_of_its_own(loopback_clock):
     async with open_upstream(Settings()) as upstream, open_fake_openai_chat() as fake:
         for _ in range(3):
             await everything(upstream, chat(fake.base_url))

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -122,7 +122,14 @@ def free_port() -> int:
 
 
 def make_request(
-    method: str, path: str, token: str | None, body: object = None, *, port: int, close: bool = False
+    method: str,
+    path: str,
+    token: str | None,
+    body: object = None,
+    *,
+    port: int,
+    close: bool = False,
+    headers: Mapping[str, str] | None = None,
 ) -> bytes:
     """The bytes of one HTTP/1.1 request."""
     data = b"" if body is None else json.dumps(body).encode()
@@ -131,6 +138,7 @@ def make_request(
         lines.append(f"Authorization: Bearer {token}")
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(data)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     if close:
         lines.append("Connection: close")
     return "\r\n".join([*lines, "", ""]).encode() + data

@@ -1,13 +1,15 @@
 """What a chat can be relayed by: this gateway, litellm's proxy, and nginx as the floor; each a tree of processes."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -15,10 +17,14 @@ import trio
 from tests.real.clients.environments import LITELLM_PINS
 from tests.real.debian import NotAvailable, find_nginx
 from tests.real.venvs import CannotInstall, ensure_pinned
-from tools.bench.common import cpu_s, fetch, free_port
+from tools.bench.common import cpu_s, fetch, free_port, rss_mb
 from tools.bench.gateway_process import open_gateway, stop_process
+from tools.devtools.files import make_once
+from tools.devtools.paths import cache_dir
 
 SLOTS = 1000
+SERVER_CORE = min(os.sched_getaffinity(0))
+UPSTREAM_SOURCE = Path(__file__).parent / "programs" / "upstream.c"
 START_TIMEOUT_S = 90.0  # litellm takes ten of them
 MODEL = "m"
 
@@ -31,6 +37,11 @@ class Contender:
     pid: int
     port: int
     token: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def rss_mb(self) -> float:
+        """Resident memory of its whole tree."""
+        return sum(rss_mb(pid) for pid in _tree(self.pid))
 
     def cpu_s(self) -> float:
         """What its whole tree of processes has used."""
@@ -39,31 +50,70 @@ class Contender:
 
 @asynccontextmanager
 async def open_fast_upstream() -> AsyncIterator[int]:
-    """The model server, in a process of its own; its port."""
-    command = [sys.executable, "-m", "tools.bench.fast_upstream"]
+    """The model server, in a process of its own; its port. In C where there is a compiler, else in Python."""
+    program = await trio.to_thread.run_sync(_build_upstream)
+    command = [str(program)] if program else [sys.executable, "-m", "tools.bench.fast_upstream"]
     process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     if process.stdout is None:
         raise AssertionError("unreachable: a pipe was asked for")
     try:
+        os.sched_setaffinity(process.pid, load_cores())
         yield int(await process.stdout.receive_some())
     finally:
         with trio.CancelScope(shield=True):  # bounded by the two deadlines within
             await stop_process(process)
 
 
+def load_cores() -> set[int]:
+    """Where load and upstream run: every core but the first, which is the server's own."""
+    cores = sorted(os.sched_getaffinity(0))
+    return set(cores[1:]) or set(cores)
+
+
+def pin_server(pid: int) -> None:
+    """Give a server's whole tree the first core."""
+    for one in _tree(pid):
+        os.sched_setaffinity(one, {SERVER_CORE})
+
+
+def _build_upstream() -> Path | None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    key = hashlib.sha256(UPSTREAM_SOURCE.read_bytes()).hexdigest()[:12]
+
+    def make(folder: Path) -> None:
+        subprocess.run([compiler, "-O2", "-o", str(folder / "upstream"), str(UPSTREAM_SOURCE)], check=True)
+
+    return make_once(cache_dir() / f"bench-upstream-{key}", make) / "upstream"
+
+
 @asynccontextmanager
 async def open_our_gateway(upstream_port: int) -> AsyncIterator[Contender]:
     """This gateway as it is shipped: journal, metrics and admission on."""
-    one = {
-        "provider": "openai",
-        "base_url": f"http://127.0.0.1:{upstream_port}/v1",
-        "supported_capabilities": ["chat"],
-        "concurrency_limits": {"chat": SLOTS},
+    base_url = f"http://127.0.0.1:{upstream_port}/v1"
+    classes = {
+        "bench": {"provider": "openai", "capability": "chat"},
+        "pictures": {"provider": "openai_images", "capability": "images"},
+    }
+    backends = {
+        name: {
+            "provider": one["provider"],
+            "base_url": base_url,
+            "supported_capabilities": [one["capability"]],
+            "concurrency_limits": {one["capability"]: SLOTS},
+        }
+        for name, one in classes.items()
+    }
+    settings = {
+        "DEFAULT_BACKEND": "bench",
+        "IMAGES_BACKEND": "http_openai_images",
+        "IMAGES_BACKEND_CLASS": "pictures",
     }
     with tempfile.TemporaryDirectory(prefix="bench-config-") as folder:
         config = Path(folder) / "backends.yaml"
-        config.write_text(json.dumps({"backends": {"bench": one}}))  # JSON is YAML
-        async with open_gateway({"BACKENDS_CONFIG_PATH": str(config)}) as gateway:
+        config.write_text(json.dumps({"backends": backends}))  # JSON is YAML
+        async with open_gateway({"BACKENDS_CONFIG_PATH": str(config), **settings}) as gateway:
             yield Contender("gateway", gateway.pid, gateway.port, gateway.token)
 
 
@@ -86,7 +136,7 @@ async def open_litellm(upstream_port: int) -> AsyncIterator[Contender]:
         listen = ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
         return [str(python), "-c", start, "--config", str(path), *listen, "--telemetry", "False"]
 
-    async with _open_process("litellm", command, "/health/liveliness", key) as contender:
+    async with open_contender("litellm", command, "/health/liveliness", key) as contender:
         yield contender
 
 
@@ -100,7 +150,7 @@ async def open_nginx(upstream_port: int) -> AsyncIterator[Contender]:
         path.write_text(_NGINX.format(folder=folder, port=port, upstream=upstream_port, user=_user()))
         return [str(program), "-p", str(folder), "-c", str(path)]
 
-    async with _open_process("nginx", command, "/v1/models", "") as contender:
+    async with open_contender("nginx", command, "/v1/models", "") as contender:
         yield contender
 
 
@@ -126,25 +176,31 @@ def _user() -> str:
 
 
 @asynccontextmanager
-async def _open_process(
-    name: str, command: Callable[[Path, int], Sequence[str]], path: str, token: str
+async def open_contender(
+    name: str,
+    command: Callable[[Path, int], Sequence[str]],
+    path: str,
+    token: str,
+    headers: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Contender]:
     with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as made:
         folder, port = Path(made), free_port()
-        environment = {
+        variables = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": made,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # or it fetches a list of prices at its start
             "LITELLM_MODE": "PRODUCTION",
             "LITELLM_LOG": "ERROR",
+            **(environment or {}),
         }
         with (folder / "log").open("wb") as log:
             process = await trio.lowlevel.open_process(
-                command(folder, port), env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT
+                command(folder, port), env=variables, cwd=folder, stdout=log, stderr=subprocess.STDOUT
             )
         try:
             await _wait_until_it_answers(process, port, path, folder / "log")
-            yield Contender(name, process.pid, port, token)
+            yield Contender(name, process.pid, port, token, headers or {})
         finally:
             with trio.CancelScope(shield=True):  # bounded by the two deadlines within
                 await stop_process(process)
@@ -177,8 +233,11 @@ __all__ = [
     "CannotInstall",
     "Contender",
     "NotAvailable",
+    "load_cores",
+    "open_contender",
     "open_fast_upstream",
     "open_litellm",
     "open_nginx",
     "open_our_gateway",
+    "pin_server",
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from appliance.config.settings import Http1
 from tools.bench.common import Figure, exactly, fetch, free_port, open_fds, percentile, report, told
 from tools.bench.fuzz_mutations import make_case
 from tools.bench.gateway_process import open_gateway, stop_process
@@ -57,20 +58,21 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--port", type=int, help="a server on 127.0.0.1 that already runs")
     parser.add_argument("--bare", action="store_true", help="the listener with a small application, no gateway")
+    parser.add_argument("--http1", choices=("lane", "stock"), default="lane", help="who speaks HTTP/1.1")
     parser.add_argument("--serve-bare", type=int, metavar="PORT", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.serve_bare:
-        trio.run(_serve_bare, arguments.serve_bare)
+        trio.run(_serve_bare, arguments.serve_bare, arguments.http1)
         return 0
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
-    figures = trio.run(measure, seed, arguments.seconds, arguments.port, arguments.bare)
+    figures = trio.run(measure, seed, arguments.seconds, arguments.port, arguments.bare, arguments.http1)
     return report(TITLE, figures, arguments.json)
 
 
-async def measure(seed: int, seconds: float, port: int | None, bare: bool) -> list[Figure]:
+async def measure(seed: int, seconds: float, port: int | None, bare: bool, http1: Http1) -> list[Figure]:
     """Fire, and look at the server afterwards."""
-    async with _open_target(port, bare) as target:
+    async with _open_target(port, bare, http1) as target:
         await _probe(target, Tally())  # what the first request opens for good is open before we count
         before = _sockets(target)
         tally = Tally()
@@ -98,16 +100,17 @@ async def measure(seed: int, seconds: float, port: int | None, bare: bool) -> li
 
 
 @asynccontextmanager
-async def _open_target(port: int | None, bare: bool) -> AsyncIterator[Target]:
+async def _open_target(port: int | None, bare: bool, http1: Http1) -> AsyncIterator[Target]:
     if port is not None:
         yield Target(port, 0)
         return
     if not bare:
-        async with open_gateway({}) as gateway:
+        async with open_gateway({"GATEWAY_HTTP1": http1}) as gateway:
             yield Target(gateway.port, gateway.pid)
         return
     port = free_port()
-    process = await trio.lowlevel.open_process([sys.executable, "-m", "tools.bench.fuzz", "--serve-bare", str(port)])
+    command = [sys.executable, "-m", "tools.bench.fuzz", "--serve-bare", str(port), "--http1", http1]
+    process = await trio.lowlevel.open_process(command)
     try:
         with trio.fail_after(HEALTH_TIMEOUT_S):
             while not await _probe(Target(port, process.pid), Tally()):  # noqa: ASYNC110 - another process
@@ -200,11 +203,11 @@ async def _settle(target: Target, before: int) -> int:
     return max(0, _sockets(target) - before)
 
 
-async def _serve_bare(port: int) -> None:
+async def _serve_bare(port: int, http1: Http1) -> None:
     """The listener alone. It stops as any process does that knows no signals."""
     from tools.bench.fuzz_bare import run_bare  # noqa: PLC0415 - only the child imports the server
 
-    await run_bare(port)
+    await run_bare(port, http1)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ from typing import Any
 
 import trio
 
+from appliance.config.settings import Http1
 from appliance.server.listener import run_listener
 from appliance.server.listener_limits import ListenerLimits, Refusal
 from appliance.server.listener_sockets import open_sockets
 
 
-async def run_bare(port: int) -> None:
+async def run_bare(port: int, http1: Http1) -> None:
     """Serve until cancelled or killed. A crash that containment had to catch ends it: the fuzz is there to find those."""
     crashes: list[BaseException] = []
     stop = trio.Event()
@@ -19,7 +20,13 @@ async def run_bare(port: int) -> None:
         stop.set()
 
     await run_listener(
-        _echo, open_sockets("127.0.0.1", port), limits=ListenerLimits(), refuse=_refuse, on_crash=crashed, stop=stop
+        _echo,
+        open_sockets("127.0.0.1", port),
+        limits=ListenerLimits(),
+        refuse=_refuse,
+        on_crash=crashed,
+        stop=stop,
+        http1=http1,
     )
     raise BaseExceptionGroup("contained crashes", crashes)
 
