@@ -88,5 +88,5 @@ class _Shown:
             await self._shown.send(self._sink.lines[-1])
 
 
-def _headers(head: Head) -> dict[str, str]:
+def _headers(head: Head) -> Mapping[str, str]:
     return routing_headers(head.routed.backend, head.routed.upstream_model, head.routed.reason)
