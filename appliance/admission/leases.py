@@ -1,7 +1,7 @@
 """Leases: the slots of each class and capability, who holds them, and their way back."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -57,15 +57,9 @@ class Leases:
         )
         return f"<Leases {' '.join(slots)}>"
 
-    @contextmanager
-    def hold(self, request_id: str, backend_class: str, capability: Capability) -> Iterator[None]:
-        """Hold a slot until the context ends. Raises BackendOverloaded at once when there is none."""
-        try:
-            self._limiters[backend_class, capability].acquire_on_behalf_of_nowait(request_id)
-        except trio.WouldBlock:
-            raise self._overloaded(backend_class, capability) from None
-        with self._held(request_id, backend_class, capability):
-            yield
+    def hold(self, request_id: str, backend_class: str, capability: Capability) -> AbstractContextManager[None]:
+        """Hold a slot until the context ends. Entering raises BackendOverloaded at once when there is none."""
+        return _Hold(self, request_id, backend_class, capability)
 
     @asynccontextmanager
     async def hold_within(
@@ -76,18 +70,24 @@ class Leases:
             await self._limiters[backend_class, capability].acquire_on_behalf_of(request_id)
         if waiting.cancelled_caught:
             raise self._overloaded(backend_class, capability)
-        with self._held(request_id, backend_class, capability):
-            yield
-
-    @contextmanager
-    def _held(self, request_id: str, backend_class: str, capability: Capability) -> Iterator[None]:
-        key = (backend_class, capability, request_id)
-        self._since[key] = trio.current_time()
+        self._since[backend_class, capability, request_id] = trio.current_time()
         try:
             yield
         finally:
-            del self._since[key]
-            self._limiters[backend_class, capability].release_on_behalf_of(request_id)
+            self.give_back(request_id, backend_class, capability)
+
+    def take_nowait(self, request_id: str, backend_class: str, capability: Capability) -> None:
+        """Take a slot that `give_back` gives back. Raises BackendOverloaded."""
+        try:
+            self._limiters[backend_class, capability].acquire_on_behalf_of_nowait(request_id)
+        except trio.WouldBlock:
+            raise self._overloaded(backend_class, capability) from None
+        self._since[backend_class, capability, request_id] = trio.current_time()
+
+    def give_back(self, request_id: str, backend_class: str, capability: Capability) -> None:
+        """Give back what was taken, once: RuntimeError for what is not held."""
+        self._since.pop((backend_class, capability, request_id), None)
+        self._limiters[backend_class, capability].release_on_behalf_of(request_id)
 
     def _overloaded(self, backend_class: str, capability: Capability) -> BackendOverloaded:
         limit = int(self._limiters[backend_class, capability].total_tokens)
@@ -109,3 +109,17 @@ class Leases:
             if (holder_class, holder_capability) == (name, capability)
         )
         return SlotStatistics(name, capability, int(limiter.total_tokens), limiter.borrowed_tokens, holders)
+
+
+class _Hold(AbstractContextManager[None]):
+    """A class, because every request has one: a generator costs three times as much."""
+
+    def __init__(self, leases: Leases, request_id: str, backend_class: str, capability: Capability) -> None:
+        self._leases = leases
+        self._slot = (request_id, backend_class, capability)
+
+    def __enter__(self) -> None:
+        self._leases.take_nowait(*self._slot)
+
+    def __exit__(self, *_: object) -> None:
+        self._leases.give_back(*self._slot)

@@ -206,13 +206,14 @@ class LaneConversation:
 
     def _asgi_scope(self, head: PlainHead, call: LaneCall) -> dict[str, Any]:
         path, _, query = head.target.partition(b"?")
+        text = path.decode("ascii")
         return {
             "type": "http",
             "http_version": "1.1",
             "asgi": _ASGI,
             "method": head.method.decode("ascii"),
             "scheme": "http",
-            "path": unquote(path.decode("ascii")),
+            "path": unquote(text) if "%" in text else text,
             "raw_path": path,
             "query_string": query,
             "root_path": "",

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 
 from appliance.components import Components
 from appliance.dispatch.language import LanguageJob, admit_language, answer, open_stream
@@ -105,5 +106,5 @@ def _note_usage(components: Components, job: LanguageJob, usage: Usage | None) -
         components.metrics.note_tokens(name, usage.prompt_tokens, usage.completion_tokens)
 
 
-def _headers(job: LanguageJob) -> dict[str, str]:
+def _headers(job: LanguageJob) -> Mapping[str, str]:
     return routing_headers(job.call.backend_class.name, job.call.model, job.route.reason)

@@ -109,5 +109,5 @@ class _Shown:
         self._changed = trio.Event()
 
 
-def _headers(head: Head) -> dict[str, str]:
+def _headers(head: Head) -> Mapping[str, str]:
     return routing_headers(head.routed.backend, head.routed.upstream_model, head.routed.reason)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 
 import trio
 
@@ -136,5 +137,5 @@ def _note_usage(components: Components, turn: Turn, body: bytes) -> None:
         components.metrics.note_tokens(name, usage.prompt_tokens, usage.completion_tokens)
 
 
-def _headers(turn: Turn) -> dict[str, str]:
+def _headers(turn: Turn) -> Mapping[str, str]:
     return routing_headers(turn.job.call.backend_class.name, turn.job.call.model, turn.job.route.reason)

@@ -1,42 +1,35 @@
 """Metrics: what the gateway counts and measures, and the page that Prometheus reads."""
 
 from collections.abc import Iterable
-from typing import Generic, Literal, TypeVar
+from functools import partial
+from typing import Literal, TypeVar
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, Histogram, Metric, Summary
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.registry import Collector
 
 from appliance.telemetry.readings import Readings, ReadingsCollector
+from appliance.telemetry.series import (
+    OTHER,
+    Buckets,
+    Count,
+    Family,
+    Make,
+    Show,
+    Total,
+    show_counter,
+    show_gauge,
+    show_histogram,
+    show_summary,
+)
 
 Direction = Literal["in", "out"]
 
-OTHER = "other"  # the label of what is unknown, or one too many
 MAX_SERIES = 512  # per family: 40 routes by the statuses they really answer; a counter takes 0.8 KB, a histogram 5
+_S = TypeVar("_S")
+
 _TOOL_RUNTIME_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)  # contract 2
 _RELEASE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 120)  # the promise is 0.05
 _WAIT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-
-_M = TypeVar("_M", bound=MetricWrapperBase)
-
-
-class _Family(Generic[_M]):
-    """The series of one metric, found by one dictionary look-up; at most MAX_SERIES and one for all the others."""
-
-    def __init__(self, metric: _M, labels: tuple[str, ...]) -> None:
-        self._metric = metric
-        self._others = (OTHER,) * len(labels)
-        self._series: dict[tuple[str, ...], _M] = {} if labels else {(): metric}
-
-    def at(self, *labels: str) -> _M:
-        series = self._series.get(labels)
-        if series is not None:
-            return series
-        if len(self._series) >= MAX_SERIES:
-            labels = self._others
-        series = self._series[labels] = self._metric.labels(*labels)
-        return series
 
 
 class Metrics:
@@ -137,38 +130,28 @@ class Metrics:
 
     def note_closed(self, listener: str) -> None:
         """A connection that `note_opened` announced is gone."""
-        self._connections.at(listener).dec()
+        self._connections.at(listener).inc(-1)
 
     def render(self) -> tuple[bytes, str]:
         """The page and its content type: the Prometheus text format 0.0.4."""
-        return generate_latest(_WithoutCreated(self._registry)), CONTENT_TYPE_PLAIN_0_0_4
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
-    def _counter(self, name: str, text: str, *labels: str) -> _Family[Counter]:
-        return _Family(Counter(name, text, labels, registry=self._registry), labels)
+    def _counter(self, name: str, text: str, *labels: str) -> Family[Count]:
+        return self._family(name, text, labels, Count, show_counter)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> _Family[Gauge]:
-        return _Family(Gauge(name, text, labels, registry=self._registry), labels)
+    def _gauge(self, name: str, text: str, *labels: str) -> Family[Count]:
+        return self._family(name, text, labels, Count, show_gauge)
 
-    def _summary(self, name: str, text: str, *labels: str) -> _Family[Summary]:
-        return _Family(Summary(name, text, labels, registry=self._registry), labels)
+    def _summary(self, name: str, text: str, *labels: str) -> Family[Total]:
+        return self._family(name, text, labels, Total, show_summary)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Family[Histogram]:
-        return _Family(Histogram(name, text, labels, buckets=buckets, registry=self._registry), labels)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Family[Buckets]:
+        return self._family(name, text, labels, partial(Buckets, buckets), show_histogram)
+
+    def _family(self, name: str, text: str, labels: tuple[str, ...], make: Make[_S], show: Show[_S]) -> Family[_S]:
+        family = Family(name, text, labels, make=make, show=show, max_series=MAX_SERIES)
+        self._registry.register(family)
+        return family
 
     def _route(self, path: str) -> str:
         return path if path in self._routes else OTHER
-
-
-class _WithoutCreated(Collector):
-    """A registry without the `_created` series: two thirds more lines that nobody asks for.
-
-    The library's own switch for that belongs to the whole process.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterable[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric

@@ -8,7 +8,7 @@ from appliance.config.settings import Settings
 from appliance.upstream.bare import Alarms
 from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
 from appliance.upstream.pool import Pool, open_pool
-from appliance.upstream.stream import UpstreamStream, begin_stream, open_stream
+from appliance.upstream.stream import OpenStream, UpstreamStream, begin_stream
 from appliance.upstream.stream_connect import connect
 from appliance.upstream.tls import tls_context
 from appliance.upstream.websocket import WebSocket, WebSocketCall, open_websocket
@@ -54,7 +54,7 @@ class UpstreamClient:
         Raises what `exchange` raises, on entering and on receiving. Leaving closes the connection at once, unless the
         answer was read to its end and the call leaves its connection to others.
         """
-        return open_stream(call, self._pool, connect_s=self._connect_s, observe=self._observe)
+        return OpenStream(call, self._pool, connect_s=self._connect_s, observe=self._observe)
 
     def open_websocket(self, call: WebSocketCall) -> AbstractAsyncContextManager[WebSocket]:
         """Connect and shake hands; leaving closes. Raises UpstreamFailed, UpstreamTimeout."""

@@ -11,7 +11,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.exchange import UpstreamCall
 from appliance.upstream.pool import Pool
-from appliance.upstream.stream import open_stream
+from appliance.upstream.stream import OpenStream
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
@@ -51,7 +51,7 @@ class Backend:
         return self.near
 
     def open(self, request=None):
-        return open_stream(request or call(), self.pool, connect_s=2, observe=lambda *seen: self.observed.append(seen))
+        return OpenStream(request or call(), self.pool, connect_s=2, observe=lambda *seen: self.observed.append(seen))
 
     async def says(self, *steps):
         """Bytes are sent, numbers are seconds to wait; a client that leaves ends it."""

@@ -73,7 +73,8 @@ def load_cores() -> set[int]:
 def pin_server(pid: int) -> None:
     """Give a server's whole tree the first core."""
     for one in _tree(pid):
-        os.sched_setaffinity(one, {SERVER_CORE})
+        for thread in Path(f"/proc/{one}/task").iterdir():  # an affinity is a thread's own
+            os.sched_setaffinity(int(thread.name), {SERVER_CORE})
 
 
 def _build_upstream() -> Path | None:
