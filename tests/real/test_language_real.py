@@ -1,7 +1,7 @@
 """The running gateway before a real language model: what it says passes unchanged, and its slots are exact."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,9 @@ def data_of(text: str) -> list[str]:
 
 
 @asynccontextmanager
-async def open_house(tmp_path: Path, smollm: SmolLM, *, slots: int = 2) -> AsyncIterator[House]:
+async def open_house(
+    tmp_path: Path, smollm: SmolLM, *, slots: int = 2, agents: Mapping[str, Any] | None = None
+) -> AsyncIterator[House]:
     folder = tmp_path / "model"
     folder.mkdir()
     config = tmp_path / "backends.yaml"
@@ -81,7 +83,11 @@ async def open_house(tmp_path: Path, smollm: SmolLM, *, slots: int = 2) -> Async
             "concurrency_limits": {"chat": slots},
         }
         config.write_text(json.dumps({"backends": {"smollm": one}}))  # JSON is YAML
-        with start_gateway(tmp_path, {"BACKENDS_CONFIG_PATH": str(config)}) as gateway:
+        settings = {"BACKENDS_CONFIG_PATH": str(config)}
+        if agents is not None:
+            (tmp_path / "agents.json").write_text(json.dumps(agents))
+            settings["AGENT_SPECS_PATH"] = str(tmp_path / "agents.json")
+        with start_gateway(tmp_path, settings) as gateway:
             client = httpx.AsyncClient(base_url=gateway.url, headers=AUTH, trust_env=False, timeout=PATIENCE_S)
             direct = httpx.AsyncClient(base_url=model.base_url, trust_env=False, timeout=PATIENCE_S)
             async with client, direct:
@@ -256,3 +262,47 @@ async def test_server_killed_in_mid_stream_is_one_error_event_and_no_end(tmp_pat
         dead = await house.ask(SHORT)
     assert dead.status_code in (502, 503)
     assert dead.json()["error"]["code"] is not None or dead.json()["error"]["type"] == "upstream_error"
+
+
+AGENTS = {
+    "small": {"model": "smollm:tiny", "max_turns": 2, "max_runtime_sec": 100.0, "temperature": 0, "seed": 7},
+    "hurried": {"model": "smollm:tiny", "max_runtime_sec": 0.3},
+}
+
+
+async def test_an_agent_runs_on_it_to_an_end_that_verifies_and_forks(tmp_path: Path, smollm: SmolLM) -> None:
+    """A model this small calls tools badly, or not at all: the loop ends well whatever it says."""
+    async with open_house(tmp_path, smollm, slots=1, agents=AGENTS) as house:
+        body = {"agent": "small", "input": "Call the tool noop with the text hello, then say what it gave."}
+        done = (await house.ask(body, "/v1/agent/run")).json()
+        path = f"/v1/agent/replay/{done['run_id']}"
+        verdict = (await house.ask({"mode": "verify"}, path)).json()
+        fork = (await house.ask({"mode": "fork", "from_step": 1}, path)).json()
+        fork_verdict = (await house.ask({"mode": "verify"}, f"/v1/agent/replay/{fork['run_id']}")).json()
+        hurried = (await house.ask({"agent": "hurried", "input": "Tell me a very long story."}, "/v1/agent/run")).json()
+        assert await house.inflight() == 0
+    assert done["ok"] or done["error"] in {"agent turn limit exceeded", "invalid tool call from model"}, done["error"]
+    steps = [event["type"] for event in done["events"] if event["step"] is not None]
+    assert steps[:2] == ["plan", "assistant"]
+    assert done["events"][1]["usage"]["completion_tokens"] > 0
+    assert verdict == {"identical": True, "steps": len(steps)}
+    assert fork["events"][1]["response"] == done["events"][1]["response"]
+    assert fork_verdict["identical"]
+    assert hurried["error"] == "agent runtime budget exceeded"
+
+
+async def test_a_client_that_leaves_its_agent_stops_the_model(tmp_path: Path, smollm: SmolLM) -> None:
+    async with open_house(tmp_path, smollm, slots=1, agents=AGENTS) as house:
+        port = urlsplit(house.gateway.url).port or 0
+        body = {"agent": "small", "input": "Tell me a very long story.", "stream": True}
+        async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+            await client.send_all(make_request("POST", "/v1/agent/run", TOKEN, body, port=port))
+            await house.until_inflight(1)
+        with trio.fail_after(1):
+            await house.until_inflight(0)
+        await trio.sleep(0.3)
+        used_s = house.model.cpu_s()
+        await trio.sleep(0.5)
+        assert house.model.cpu_s() - used_s < 0.2, "it goes on generating for nobody"
+        [row] = (await house.client.get("/v1/agent/runs")).json()["data"]
+    assert row["error"] == "cancelled"
