@@ -18,12 +18,11 @@ from appliance.config.settings import Settings
 from appliance.protocol.errors import InvalidRequest, UpstreamFailed
 from appliance.protocol.images import Image
 from appliance.upstream.client import open_upstream
-from appliance.upstream.exchange import UpstreamCall
-from appliance.upstream.websocket import WebSocketCall
 from tests.backends.calls import Drawing, draw, image_call
 from tests.fakes.comfyui import Behaviour
 from tests.fakes.comfyui_routes import open_fake_comfyui
 from tests.real.comfyui import CannotInstall, ensure_comfyui, open_comfyui
+from tests.real.comfyui.probe import ask, probe
 from tools.bench.gateway_process import open_gateway
 
 pytestmark = pytest.mark.real
@@ -74,18 +73,6 @@ def workflows(tmp_path: Path, value=MODEL_FREE):
     path = tmp_path / "workflow.json"
     path.write_text(json.dumps(value))
     return load_workflows(path)
-
-
-async def ask(upstream, base_url, path, body=None):
-    call = UpstreamCall(
-        backend_class="test",
-        method="GET" if body is None else "POST",
-        url=base_url + path,
-        first_byte_s=30,
-        idle_s=30,
-        body=b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode(),
-    )
-    return await upstream.exchange(call)
 
 
 async def queue(upstream, base_url):
@@ -227,74 +214,11 @@ async def test_death_in_the_middle_is_502_and_the_slot_comes_back(nursery, comfy
     assert drawing.error.status == 502
 
 
-# One probe, two servers
-
-
-def shape(value, depth=4):
-    """What kind of thing stands where: keys and types, not values."""
-    if depth == 0:
-        return "..."
-    if isinstance(value, dict):
-        return {key: shape(one, depth - 1) for key, one in sorted(value.items())}
-    if isinstance(value, list):
-        return [shape(value[0], depth - 1)] if value else []
-    return type(value).__name__
-
-
-async def probe(upstream, base_url):
-    """Ask everything that the backend relies on; ids and names are the prober's own."""
-    graph = MODEL_FREE["generate"]["workflow"]
-    job = {"prompt": graph, "prompt_id": "probe", "client_id": "prober", "extra_data": {"preview_method": "none"}}
-    nameless = {"1": {"class_type": "Nope", "inputs": {}}}
-    partly = {**graph, "3": {"class_type": "PreviewImage", "inputs": {}}}
-    wrong = {**graph, "3": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "nope"}}}
-    found = {}
-    for name, path, body in (
-        ("malformed", "/prompt", b"{"),
-        ("no prompt", "/prompt", {}),
-        ("unknown class", "/prompt", {"prompt": nameless, "prompt_id": "a"}),
-        ("half valid", "/prompt", {"prompt": partly, "prompt_id": "b", "client_id": "other"}),
-        ("no output", "/prompt", {"prompt": {"3": wrong["3"]}, "prompt_id": "c"}),
-        ("unknown job", "/history/nobody", None),
-        ("unknown picture", "/view?filename=nope.png&subfolder=&type=temp", None),
-        ("unknown class's inputs", "/object_info/Nope", None),
-        ("interrupt of nobody", "/interrupt", {"prompt_id": "nobody"}),
-        ("delete of nobody", "/queue", {"delete": ["nobody"]}),
-    ):
-        answer = await ask(upstream, base_url, path, body)
-        kind = answer.content_type.partition(";")[0]
-        found[name] = (
-            answer.status,
-            shape(json.loads(answer.body)) if kind == "application/json" and answer.body else answer.body[:20],
-        )
-    call = WebSocketCall("test", base_url + "/ws?clientId=prober", 5, 1 << 20)
-    async with upstream.open_websocket(call) as websocket:
-        await websocket.send('{"type":"feature_flags","data":{"supports_preview_metadata":true}}')
-        found["accepted"] = shape(json.loads((await ask(upstream, base_url, "/prompt", job)).body))
-        told = {}
-        while "end" not in told:
-            message = json.loads(await websocket.receive())
-            told[message["type"]] = sorted(message["data"])
-            if message["type"] == "executing" and message["data"]["node"] is None:
-                told["end"] = sorted(message["data"])
-    for kind in ("feature_flags", "execution_success", "end"):
-        found[f"told: {kind}"] = told[kind]
-    ended = json.loads((await ask(upstream, base_url, "/history/probe")).body)["probe"]
-    found["outputs"] = shape(ended["outputs"])
-    found["status"] = {key: shape(value, 1) for key, value in ended["status"].items()}
-    found["last message"] = ended["status"]["messages"][-1][0]
-    file = ended["outputs"]["2"]["images"][0]
-    picture = await ask(upstream, base_url, f"/view?filename={file['filename']}&subfolder=&type={file['type']}")
-    found["picture"] = (picture.content_type, picture.body[:8], b"EmptyImage" in picture.body)
-    found["queue"] = shape(json.loads((await ask(upstream, base_url, "/queue")).body))
-    return found
-
-
 async def test_fake_and_real_answer_the_same_probe_in_the_same_shapes(comfyui, tmp_path):
     async with open_real(comfyui, tmp_path) as (upstream, running):
-        real = await probe(upstream, running.base_url)
+        real = await probe(MODEL_FREE["generate"]["workflow"], upstream, running.base_url)
         async with open_fake_comfyui(Behaviour(step_s=0.01)) as fake:
-            faked = await probe(upstream, fake.base_url)
+            faked = await probe(MODEL_FREE["generate"]["workflow"], upstream, fake.base_url)
     for name, seen in real.items():
         assert faked[name] == seen, name
 
