@@ -34,7 +34,8 @@ class Family:
     def kill(self) -> bool:
         """Send SIGKILL to all that live, and bury the dead among our own children; the leader is left to its owner.
 
-        Whether anybody lived: then call again, as they may have had children meanwhile. Who left the session with
+        Whether anybody lived: then call again, as they may have had children meanwhile. Those of another user, whom we
+        may not kill, do not count. Who left the session with
         `setsid` is known by a living parent or by HOME. Call before the leader is reaped: until then its number, and
         its group's, is its own.
         """
@@ -44,13 +45,12 @@ class Family:
         living = [process for process in found if process.state != _ZOMBIE]
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._leader, signal.SIGKILL)  # at once for all of the group: no fork slips through
-        for process in living:
-            _kill(process)
+        mortal = [process for process in living if _kill(process)]
         for process in found:
             if process.pid != self._leader and process.parent == os.getpid():  # orphans, where we are process 1
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(process.pid, os.WNOHANG)
-        return bool(living)
+        return bool(mortal)
 
     def _find(self, seen: Mapping[int, _Seen]) -> set[int]:
         leader = self._leader
@@ -64,20 +64,33 @@ class Family:
         return family
 
 
-def _kill(process: _Seen) -> None:
-    """By a descriptor: the number may have gone to somebody else since."""
+def _kill(process: _Seen) -> bool:
+    """By a descriptor: the number may have gone to somebody else since. False: we may not."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except OSError:
-        return
+        return _kill_by_number(process.pid)  # sandboxes that do not know the call, and no descriptor to be had
     try:
         now = _read(process.pid)
         if now is not None and now.born == process.born:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
     finally:
         os.close(descriptor)
+    return True
+
+
+def _kill_by_number(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True
 
 
 def _look() -> Iterator[_Seen]:

@@ -14,7 +14,7 @@ import pytest
 from tests.process import AUTH, GatewayProcess, start_gateway
 
 pytestmark = pytest.mark.real
-GONE_S = 5.0
+GONE_S = 10.0
 SCRIPT = """#!/bin/sh
 trap '' TERM HUP INT
 setsid sleep 100 &
@@ -88,7 +88,8 @@ def test_a_client_that_leaves_takes_its_program_with_it(tmp_path: Path) -> None:
         with ask(gateway):
             pids = started(told)
         wait_until(lambda: are_gone(pids))
-        assert gateway.client().get("/health").status_code == 200
+        with gateway.client() as client:
+            assert client.get("/health").status_code == 200
 
 
 def test_a_gateway_that_stops_takes_its_programs_with_it(tmp_path: Path) -> None:

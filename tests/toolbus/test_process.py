@@ -4,6 +4,7 @@
 
 import os
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -310,7 +311,25 @@ async def test_where_processes_have_no_descriptors_a_thread_waits(monkeypatch: p
     monkeypatch.setattr(os, "pidfd_open", unknown)
     async with nothing_left():
         assert (await run_sh("echo hi")).stdout == "hi\n"
-        assert (await run_sh("sleep 100", timeout_s=0.2)).timed_out
+        result = await run_sh("setsid sleep 100 & echo $!; sleep 100", timeout_s=0.2)
+        assert result.timed_out
+        await gone(list(pids(result.stdout)))
+
+
+async def test_who_may_not_be_killed_does_not_hold_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What root's program, started by sudo, leaves behind: here, a sleep that the system will not let us kill."""
+    send = signal.pidfd_send_signal
+
+    def refuse(descriptor: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+    result = await run_sh("setsid sleep 100 >/dev/null 2>&1 & echo $!")
+    assert (result.returncode, result.timed_out) == (0, False)
+    (stranger,) = pids(result.stdout)
+    descriptor = os.pidfd_open(stranger)
+    send(descriptor, signal.SIGKILL)
+    os.close(descriptor)
 
 
 async def test_a_scratch_directory_is_private_and_gone_afterwards() -> None:
