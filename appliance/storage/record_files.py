@@ -14,11 +14,11 @@ from appliance.protocol.canonical import canonical_json
 from appliance.storage.atomic import Write, write_atomic
 from appliance.storage.chain import GENESIS, BadRecord, Link, Record, read_record
 from appliance.storage.private import open_to_read, sync_directory
-from appliance.storage.record_parts import Entry, Sync, lock_log, probe_directory, sweep_temporaries
+from appliance.storage.record_parts import RECORD_ID, Entry, Sync, lock_log, probe_directory, sweep_temporaries
 
 BLOCK_BYTES = 4096  # what a file takes on the disk is a multiple of this
 OLDEST_FILES = 20_000  # known by name, so that the directory is not read again for every file that is removed
-_NAME = re.compile(r"[a-z]+-[0-9a-f]{24}\.json")
+_NAME = re.compile(rf"{RECORD_ID.pattern}\.json")
 _HEAD = ".records.head"
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from pathlib import Path
 from appliance.storage.atomic import Write, is_temporary, write_all
 from appliance.storage.chain import Link
 from appliance.storage.private import open_to_append
+
+RECORD_ID = re.compile(r"[a-z]+-[0-9a-f]{24}")
+"""What a record may be called: it is a file name too."""
 
 Sync = Callable[[int], None]
 """What makes an open file's content survive a power cut: `os.fdatasync`, or a test's disk."""

@@ -12,12 +12,14 @@ from appliance.storage.atomic import Write
 from appliance.storage.chain import make_draft
 from appliance.storage.record_index import read_boot_id
 from appliance.storage.record_lookup import RecordLookup
-from appliance.storage.record_parts import Sync
+from appliance.storage.record_parts import RECORD_ID, Sync
 from appliance.storage.record_store import RecordMode, RecordStore
 from appliance.storage.record_writer import Pending, RecordWriter
+from appliance.storage.segments import MAX_LINE_BYTES
 from appliance.telemetry.log import Log
 
 QUEUE_RECORDS = 1024  # four batches; who comes later waits for a place
+MAX_RECORD_BYTES = MAX_LINE_BYTES - 1024  # the chain's own fields need 200; a longer line no reader would take
 _CLEANUP_S = 1.0
 
 
@@ -118,9 +120,14 @@ class RecordLog:
         """Store one record and return its line, without a newline. It survives a kill -9 then; durable: a power cut.
 
         Cancelled before it has a place in the queue, nothing is stored; later, the record still is. Raises StorageFull:
-        it is not stored; ShuttingDown; TypeError, ValueError: the fields are no JSON, or use names of the chain's.
+        it is not stored; ShuttingDown; TypeError, ValueError: the fields are no JSON with texts for keys at every level,
+        or use names of the chain's, or the id is none.
         """
+        if RECORD_ID.fullmatch(record_id) is None:
+            raise ValueError("not an id")
         pending = Pending(record_id, make_draft({**fields, self._id_field: record_id}), durable)
+        if pending.draft.size > MAX_RECORD_BYTES:
+            raise StorageFull("The record of this call", remedy=f"it may have {MAX_RECORD_BYTES} bytes")
         await self._enqueue(pending)
         await pending.done.wait()
         if pending.line is None:

@@ -98,7 +98,18 @@ async def test_fields_that_are_no_json_or_the_chains_own_are_refused(tmp_path: P
         await records.append(id_of(1), {"x": object()}, durable=False)
     with pytest.raises(ValueError, match="own"):
         await records.append(id_of(1), {"prev": ""}, durable=False)
+    for record_id in ("../tool", "tool-1", id_of(1).upper(), id_of(1) + "0", ""):
+        with pytest.raises(ValueError, match="id"):
+            await records.append(record_id, {}, durable=False)
     assert records.statistics().queued == 0
+
+
+async def test_record_that_no_reader_would_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.storage.records.MAX_RECORD_BYTES", 100)
+    async with running(tmp_path / "invocations.jsonl") as records:
+        with pytest.raises(StorageFull, match="100 bytes"):
+            await records.append(id_of(1), {"x": "y" * 100}, durable=False)
+        records.check_writable()
 
 
 @pytest.mark.parametrize("mode", ["ndjson", "per_invocation", "both"])
