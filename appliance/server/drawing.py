@@ -156,7 +156,7 @@ async def _relay_one(events: ImageEvents, previews: Previews, send: SendPiece) -
         await send(piece)
 
 
-def _headers(job: ImageJob, model: str | None) -> dict[str, str]:
+def _headers(job: ImageJob, model: str | None) -> Mapping[str, str]:
     return routing_headers(job.backend_class, model, job.router_reason)
 
 

@@ -104,7 +104,7 @@ def _settings(folder: Path) -> dict[str, str]:
 
 def _cost_figures(costs: Sequence[Cost]) -> list[Figure]:
     def median(name: str) -> float:
-        return statistics.median(getattr(cost, name) for cost in costs)
+        return float(statistics.median(getattr(cost, name) for cost in costs))
 
     return [
         told("a chat call alone: CPU", median("chat"), "us"),
