@@ -99,6 +99,8 @@ class RecordLookup:
     def note_written(self, entries: Sequence[Entry], end: Position, oldest_segment: int) -> None:
         """These are stored now, and the log begins and ends here."""
         self._end, self._oldest_segment = end, oldest_segment
+        if end == NOWHERE:
+            return  # there is no journal: files are found by their names
         for entry in entries:
             if entry.record_id in self._recent:
                 self._drop(entry.record_id)

@@ -143,11 +143,12 @@ async def test_log_of_files_alone_has_no_journal_and_no_index(tmp_path: Path) ->
     path, directory = tmp_path / "invocations.jsonl", tmp_path / "files"
     async with running(path, mode="per_invocation", directory=directory) as records:
         kept = await append_many(records, range(20), durable=True)
-        kept |= await append_many(records, range(20, 40))
+        kept |= await append_many(records, range(20, 400))
+        assert records._lookup._recent == {}
         await assert_found(records, kept)
-        assert await records.read(id_of(99)) is None
+        assert await records.read(id_of(999)) is None
     assert names_in(tmp_path) == ["files"]
-    assert len(list(list_files(directory))) == 40
+    assert len(list(list_files(directory))) == 400
 
 
 async def test_file_that_holds_another_record_is_not_served(tmp_path: Path) -> None:
