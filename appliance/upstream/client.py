@@ -9,7 +9,7 @@ from appliance.upstream.bare import Alarms
 from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
 from appliance.upstream.pool import Pool, open_pool
 from appliance.upstream.stream import OpenStream, UpstreamStream, begin_stream
-from appliance.upstream.stream_connect import connect
+from appliance.upstream.stream_connect import Connect, connect
 from appliance.upstream.tls import tls_context
 from appliance.upstream.websocket import WebSocket, WebSocketCall, open_websocket
 
@@ -24,8 +24,9 @@ class UpstreamClient:
     `observe(backend_class, seconds)` hears the latency of every answer.
     """
 
-    def __init__(self, pool: Pool, *, connect_s: float, observe: Observe) -> None:
+    def __init__(self, pool: Pool, connect: Connect, *, connect_s: float, observe: Observe) -> None:
         self._pool = pool
+        self._connect = connect  # a WebSocket is nobody's to share
         self._connect_s = connect_s
         self._observe = observe
 
@@ -58,7 +59,7 @@ class UpstreamClient:
 
     def open_websocket(self, call: WebSocketCall) -> AbstractAsyncContextManager[WebSocket]:
         """Connect and shake hands; leaving closes. Raises UpstreamFailed, UpstreamTimeout."""
-        return open_websocket(call, self._pool.connect, connect_s=self._connect_s)
+        return open_websocket(call, self._connect, connect_s=self._connect_s)
 
 
 def _ignore(_backend_class: str, _seconds: float) -> None:
@@ -75,5 +76,6 @@ async def open_upstream(
     """
     tls = tls_context(settings, https=https)
     alarms = Alarms()
-    async with open_pool(partial(connect, tls=tls, alarms=alarms), alarms) as pool:
-        yield UpstreamClient(pool, connect_s=settings.backend_connect_timeout_sec, observe=observe)
+    dial = partial(connect, tls=tls, alarms=alarms)
+    async with open_pool(dial, alarms) as pool:
+        yield UpstreamClient(pool, dial, connect_s=settings.backend_connect_timeout_sec, observe=observe)

@@ -51,7 +51,7 @@ async def open_bench(nursery, **behaviour):
     async with open_upstream(Settings()) as upstream, open_fake_invokeai(Behaviour(**behaviour)) as fake:
         yield Bench(nursery, upstream, fake)
         await fake.statistics.until_no_connections()
-        assert "Requests: 0 active, 0 queued" in repr(upstream._transport._pool)
+        assert "in_use=0" in repr(upstream)
 
 
 async def test_a_running_picture_is_cancelled_at_once_and_holds_its_slot_until_the_worker_is_free(
