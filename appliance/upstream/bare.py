@@ -17,13 +17,27 @@ class NothingSent(trio.BrokenResourceError):
 
 
 class Alarms:
-    """Wakes those who wait for too long. `run` it beside them."""
+    """Wakes those who wait for too long: whoever keeps them calls `ring` every ALARM_S, and rests while nobody waits."""
 
     def __init__(self) -> None:
         self._waiting: set[BareStream] = set()
+        self._resting = trio.lowlevel.ParkingLot()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def add(self, stream: "BareStream") -> None:
         self._waiting.add(stream)
+        self.stir()
+
+    def stir(self) -> None:
+        """There is something to look after again."""
+        if self._resting:
+            self._resting.unpark_all()
+
+    async def rest(self) -> None:
+        """Wait for that."""
+        await self._resting.park()
 
     def discard(self, stream: "BareStream") -> None:
         self._waiting.discard(stream)
@@ -104,13 +118,13 @@ class BareStream(trio.abc.Stream):
             raise trio.ClosedResourceError("this connection was closed")
         if self.deadline <= trio.current_time():
             raise trio.TooSlowError
+        self._late = False  # an alarm may have rung for a wait that was over already
         self._alarms.add(self)
         try:
             await wait(self._socket)
         except trio.ClosedResourceError:
             if not self._late:
                 raise
-            self._late = False
             raise trio.TooSlowError from None
         finally:
             self._alarms.discard(self)

@@ -28,14 +28,20 @@ _Place = tuple[str, str, int]
 class Pool:
     """Gives out connections and takes them back. Build with `open_pool`; safe for any number of tasks."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, alarms: Alarms) -> None:
         self._connect = connect
+        self._alarms = alarms
         self._kept: defaultdict[_Place, list[tuple[float, trio.abc.Stream]]] = defaultdict(list)
         self._count = 0
         self._open = 0
 
     def __repr__(self) -> str:
         return f"<Pool in_use={self._open} kept={self._count}>"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is kept."""
+        return not self._count
 
     def take_nowait(self, address: Address) -> trio.abc.Stream | None:
         """A connection that was kept and is still there; the newest, so that the others may grow old and go."""
@@ -46,6 +52,8 @@ class Pool:
             self._count -= 1
             if since >= oldest and _is_quiet(stream):
                 self._open += 1
+                if isinstance(stream, BareStream):
+                    stream.begin_request()
                 return stream
             close_nowait(stream)
         return None
@@ -64,6 +72,7 @@ class Pool:
             return
         self._kept[_place(address)].append((trio.current_time(), stream))
         self._count += 1
+        self._alarms.stir()
 
     def close_nowait(self, stream: trio.abc.Stream) -> None:
         """Take back a connection that is done for: it is closed at once, which aborts whatever runs on it."""
@@ -86,7 +95,7 @@ class Pool:
 @asynccontextmanager
 async def open_pool(connect: Connect, alarms: Alarms) -> AsyncIterator[Pool]:
     """Open a pool, and look after it and the alarms of its connections."""
-    pool = Pool(connect)
+    pool = Pool(connect, alarms)
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -105,6 +114,8 @@ async def open_pool(connect: Connect, alarms: Alarms) -> AsyncIterator[Pool]:
 
 async def _look_after(pool: Pool, alarms: Alarms) -> None:
     while True:
+        if pool.is_empty and not alarms:
+            await alarms.rest()  # an idle gateway wakes for nothing
         await trio.sleep(ALARM_S)
         now = trio.current_time()
         alarms.ring(now)

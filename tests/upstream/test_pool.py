@@ -99,6 +99,16 @@ async def test_connection_that_nobody_wants_is_closed(loopback_clock):
         assert "kept=0" in repr(upstream)
 
 
+async def test_stream_that_was_left_alone_for_long_still_gives_its_connection_back_for_a_second(loopback_clock):
+    async with open_upstream(Settings()) as upstream, open_server(respond) as server:
+        async with upstream.open_stream(call(server.base_url)) as stream:
+            await stream.read_all(100)
+            await trio.sleep(100)  # whoever looks after connections has gone to rest
+        assert "kept=1" in repr(upstream)
+        await trio.sleep(KEPT_S + 0.5)
+        assert "kept=0" in repr(upstream)
+
+
 async def test_kept_connections_are_closed_with_the_client(loopback_clock):
     async with open_server(respond) as server:
         async with open_upstream(Settings()) as upstream:

@@ -9,6 +9,7 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
+from appliance.upstream.bare import Alarms
 from appliance.upstream.exchange import UpstreamCall
 from appliance.upstream.pool import Pool
 from appliance.upstream.stream import OpenStream
@@ -43,7 +44,7 @@ class Backend:
         self.connects_s = connects_s
         self.observed = []
         self.addresses = []
-        self.pool = Pool(self.connect)
+        self.pool = Pool(self.connect, Alarms())
 
     async def connect(self, address):
         self.addresses.append(address)

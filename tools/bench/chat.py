@@ -105,7 +105,7 @@ async def measure(openers: Mapping[str, Opener], rounds: int) -> list[Figure]:
             servers.append(server)
         seen = {server.name: Seen(idle_mb=server.rss_mb()) for server in servers}
         for server in servers:
-            await _blast(server, connections=32, seconds=1)
+            await send_chats(server, connections=32, seconds=1)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             for server in servers:
@@ -113,13 +113,17 @@ async def measure(openers: Mapping[str, Opener], rounds: int) -> list[Figure]:
             await _first_byte(upstream_port, servers, seen)
         for server in servers:
             seen[server.name].after_mb = server.rss_mb()
-        crowds = {server.name: await _crowd(server) for server in servers if server.name not in FAR_SLOWER}
+        crowds = {server.name: await _crowd(server) for server in servers if _streams(server, seen)}
     return [*_costs(seen), *_ratios(seen), *_memory(seen), *(figure for crowd in crowds.values() for figure in crowd)]
+
+
+def _streams(server: Contender, seen: Mapping[str, Seen]) -> bool:
+    return server.name not in FAR_SLOWER and "chunk" in seen[server.name].cells
 
 
 async def _take_round(server: Contender, seen: Seen) -> None:
     for connections in (32, 256):
-        cost_us, run = await _cost(server, partial(_blast, server, connections=connections, seconds=SECONDS))
+        cost_us, run = await _cost(server, partial(send_chats, server, connections=connections, seconds=SECONDS))
         seen.add(f"request, {connections}", cost_us)
         seen.add(f"rps, {connections}", run.per_second)
         seen.add(f"p50, {connections}", run.p50_ms)
@@ -128,33 +132,35 @@ async def _take_round(server: Contender, seen: Seen) -> None:
     heard = await _listen(server, CHUNK_STREAMS, CHUNKS, CHUNK_INTERVAL_S)
     if heard.complete(CHUNKS) != CHUNK_STREAMS:
         print(f"{server.name}: {heard.complete(CHUNKS)} of {CHUNK_STREAMS} streams were whole", file=sys.stderr)
-    seen.add("chunk", (server.cpu_s() - before_s) / max(1, heard.chunks) * 1e6)
+    if heard.chunks:
+        seen.add("chunk", (server.cpu_s() - before_s) / heard.chunks * 1e6)
     if server.name in (US, "nginx"):
-        cost_us, _ = await _cost(server, partial(_blast, server, connections=4, seconds=1, what="picture"))
+        cost_us, _ = await _cost(server, partial(send_chats, server, connections=4, seconds=1, what="picture"))
         seen.add("picture of 2 MB", cost_us)
     if server.name == US:
-        cost_us, _ = await _cost(server, partial(_blast, server, connections=32, seconds=1, what="health"))
+        cost_us, _ = await _cost(server, partial(send_chats, server, connections=32, seconds=1, what="health"))
         seen.add("/health", cost_us)
 
 
 async def _first_byte(upstream_port: int, servers: Sequence[Contender], seen: Mapping[str, Seen]) -> None:
     """What a server adds to an answer on one connection: its p50 without the upstream's own, asked in the same round."""
     upstream = Contender("upstream", os.getpid(), upstream_port, "")
-    alone = await _blast(upstream, connections=1, seconds=1)
+    alone = await send_chats(upstream, connections=1, seconds=1)
     for server in servers:
-        run = await _blast(server, connections=1, seconds=1)
+        run = await send_chats(server, connections=1, seconds=1)
         seen[server.name].add("added at 1", run.p50_ms - alone.p50_ms)
 
 
 async def _cost(server: Contender, load: Callable[[], object]) -> tuple[float, Blast]:
     before_s = server.cpu_s()
-    run: Blast = await load()  # type: ignore[misc] # a partial of _blast
+    run: Blast = await load()  # type: ignore[misc] # a partial of send_chats
     if run.wrong:
         print(f"{server.name}: {run.wrong}", file=sys.stderr)
     return (server.cpu_s() - before_s) / max(1, run.requests) * 1e6, run
 
 
-async def _blast(server: Contender, *, connections: int, seconds: float, what: str = "chat") -> Blast:
+async def send_chats(server: Contender, *, connections: int, seconds: float, what: str = "chat") -> Blast:
+    """wrk with one request: a chat, a `picture`, or a look at `health`."""
     headers = {"Authorization": f"Bearer {server.token}", "Content-Type": "application/json", **server.headers}
     path, body = CHAT, json.dumps(_chat("a lighthouse at dusk", stream=False))
     if what == "picture":

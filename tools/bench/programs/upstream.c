@@ -49,6 +49,16 @@ static size_t chunk(char *into, const char *event) { return sprintf(into, "%zx\r
     "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\"," \
     "\"choices\":[{\"index\":0,\"delta\":" delta ",\"finish_reason\":" finish "}]}\n\n"
 
+static size_t base64(char *into, const unsigned char *raw, size_t size) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (size_t i = 0; i < size; i += 3, into += 4) {
+        unsigned bits = raw[i] << 16 | raw[i + 1] << 8 | raw[i + 2];
+        into[0] = digits[bits >> 18], into[1] = digits[bits >> 12 & 63];
+        into[2] = digits[bits >> 6 & 63], into[3] = digits[bits & 63];
+    }
+    return size / 3 * 4;
+}
+
 static void prepare(void) {
     whole_size = response(whole, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"m\","
         "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"A lighthouse stands on the long coast and"
@@ -60,11 +70,17 @@ static void prepare(void) {
     closing_size = chunk(closing, EVENT("{}", "\"stop\""));
     closing_size += chunk(closing + closing_size, "data: [DONE]\n\n");
     closing_size += sprintf(closing + closing_size, "0\r\n\r\n");
+    unsigned char *raw = calloc(1, PICTURE_BYTES);  // a PNG as far as its chunks go: IHDR, one IDAT of zeros, IEND
+    size_t idat = PICTURE_BYTES / 4 * 3 - 33 - 12 - 12;
+    memcpy(raw, "\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\2\0\0\0\2\0\x08\6\0\0\0", 29);
+    unsigned char length[4] = {idat >> 24, idat >> 16, idat >> 8, idat};
+    memcpy(raw + 33, length, 4), memcpy(raw + 37, "IDAT", 4);
+    memcpy(raw + 33 + 12 + idat + 4, "IEND", 4);
     char *body = malloc(PICTURE_BYTES + 256);
-    size_t size = sprintf(body, "{\"created\":1700000000,\"data\":[{\"b64_json\":\"iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ");
-    memset(body + size, 'A', PICTURE_BYTES - size);
-    size = PICTURE_BYTES - (PICTURE_BYTES - strlen("{\"created\":1700000000,\"data\":[{\"b64_json\":\"")) % 4;
+    size_t size = sprintf(body, "{\"created\":1700000000,\"data\":[{\"b64_json\":\"");
+    size += base64(body + size, raw, PICTURE_BYTES / 4 * 3);
     strcpy(body + size, "\"}]}");
+    free(raw);
     picture = malloc(PICTURE_BYTES + 512);
     picture_size = response(picture, body);
     free(body);
