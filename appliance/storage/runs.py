@@ -105,8 +105,8 @@ class RunStore:
         if not is_id("run", run_id):
             return None
         found = await self._in_thread(lambda: self._read(run_id))
-        if found is not None and found.flaw is None:
-            return found
+        if found is not None and (found.flaw is None or self._keep_files):
+            return found  # where files are not kept, this one may be on its way into the journal
         record = await self._journal.read(run_id) if self._journal is not None else None
         return found if record is None else from_record(record)
 

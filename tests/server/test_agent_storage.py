@@ -73,6 +73,19 @@ async def test_a_run_that_still_goes_on_is_shown_verified_and_listed_as_far_as_i
     assert (row["run_id"], row["ok"], row["duration_s"]) == (run_id, None, None)
 
 
+async def test_a_run_that_is_silent_for_long_pings(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.server.running.PING_INTERVAL_S", 0.01)
+    async with agents(tmp_path) as house:
+        body = body_of(input="slow plan", stream=True)
+        async with open_call(nursery, house.site.api, "POST", RUN, headers=JSON_AUTH, body=body) as exchange:
+            first, *pings = [await exchange.chunk() for _ in range(3)]
+    assert first is not None
+    assert first.startswith(b"event: run_started")
+    assert pings == [b": ping\n\n"] * 2
+
+
 def fill_disk(house: House, *, after: int) -> None:
     """Every write but the next few to a run's file fails."""
     left = after
