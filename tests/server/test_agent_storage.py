@@ -136,6 +136,19 @@ async def test_a_run_cut_off_by_a_full_disk_is_shown_interrupted_after_the_next_
     assert verdict == {"identical": True, "steps": 2}
 
 
+async def test_a_run_whose_end_a_full_disk_refused_gets_it_when_the_disk_takes_events_again(tmp_path: Path) -> None:
+    async with agents(tmp_path) as house:
+        fill_disk(house, after=3)
+        await house.post(RUN, {"input": "look"})
+        [before] = (await house.ask("GET", RUNS)).json()["data"]
+        fill_disk(house, after=1_000)
+        await house.post(RUN, {"input": "look"})
+        _, after = (await house.ask("GET", RUNS)).json()["data"]
+        shown = (await house.ask("GET", f"{REPLAY}/{after['run_id']}")).json()
+    assert (before["ok"], after["ok"], after["error"], after["steps"]) == (None, False, "interrupted", 2)
+    assert (before["run_id"], shown["error"]) == (after["run_id"], "interrupted")
+
+
 async def test_a_streamed_run_is_refused_before_its_head_where_its_first_event_cannot_be_kept(tmp_path: Path) -> None:
     async with agents(tmp_path) as house:
         fill_disk(house, after=0)
