@@ -35,10 +35,11 @@ Note = Callable[["RunSink", RunRow], Awaitable[None]]
 class RunSink:
     """Closed by leaving it as a context. `lines`: what was stored, the stored bytes; `size`: of the file.
 
-    `file` is opened by the first event; a run without one leaves no file.
+    `file` is opened by the first event; a run without one leaves no file. `leave` is told of a run that is left without
+    its end, because that could not be kept.
     """
 
-    def __init__(self, run_id: str, files: RunFiles, write: Write, note: Note) -> None:
+    def __init__(self, run_id: str, files: RunFiles, write: Write, note: Note, leave: Callable[[str], None]) -> None:
         self.run_id = run_id
         self.file: int | None = None
         self.lines: list[bytes] = []
@@ -47,6 +48,8 @@ class RunSink:
         self._files = files
         self._write = write
         self._note = note
+        self._leave = leave
+        self._is_over = False
         self._link = GENESIS
         self._payload_bytes = 0
 
@@ -67,6 +70,8 @@ class RunSink:
             os.close(self.file)
             if not self.lines:
                 self._files.remove(self.run_id)
+        if self.lines and not self._is_over:
+            self._leave(self.run_id)
 
     async def append(self, fields: Event) -> None:
         """Keep one event. It survives a kill -9 when this returns; a durable store's, a power cut. Raises StorageFull."""
@@ -77,6 +82,7 @@ class RunSink:
         self._link = sealed.link
         self.size += len(sealed.line) + 1
         self.lines.append(sealed.line)
+        self._is_over = last
         self._payload_bytes += sum(map(len, payloads.values()))
         if self.row is None:
             self.row = first_row(fields)

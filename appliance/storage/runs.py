@@ -72,6 +72,7 @@ class RunStore:
         self._log = log
         self._now = now
         self._running: dict[str, RunRow] = {}
+        self._without_end: set[str] = set()
         self._total_bytes = 0
         self._interrupted = 0
         self._errors = 0
@@ -98,15 +99,15 @@ class RunStore:
 
     def begin(self, run_id: str) -> RunSink:
         """A new run, which leaves nothing until its first event is kept. The caller closes the sink."""
-        return RunSink(run_id, self._files, self._put, self._note)
+        return RunSink(run_id, self._files, self._put, self._note, self._without_end.add)
 
     async def load(self, run_id: str) -> StoredRun | None:
         """A run, finished or not. Raises OSError."""
         if not is_id("run", run_id):
             return None
         found = await self._in_thread(lambda: self._read(run_id))
-        if found is not None and found.flaw is None:
-            return found
+        if found is not None and (found.flaw is None or self._keep_files):
+            return found  # where files are not kept, this one may be on its way into the journal
         record = await self._journal.read(run_id) if self._journal is not None else None
         return found if record is None else from_record(record)
 
@@ -163,7 +164,8 @@ class RunStore:
     async def _note(self, sink: RunSink, row: RunRow) -> None:
         """A run that goes on is kept in mind; one that has ended goes to the journal and the index.
 
-        Its events are kept already: what fails here is made good by the next start.
+        Its events are kept already: what fails here is made good by the next start. Runs whose end could not be kept
+        before get it now.
         """
         if row.ok is None:
             self._running[row.run_id] = row
@@ -177,6 +179,8 @@ class RunStore:
             self._log("agent_run_not_noted", level="warning", run_id=row.run_id, error=str(error))
         finally:
             self._running.pop(row.run_id, None)
+        while self._without_end:  # the disk takes events again
+            await self._interrupt(self._without_end.pop())
 
     async def _index_ended(self, rows: Sequence[RunRow]) -> None:
         await self._in_index(lambda: self._index.put(rows))
@@ -225,7 +229,7 @@ class RunStore:
             self._log("agent_run_not_noted", level="warning", run_id=row.run_id, error=str(error))
 
     async def _interrupt(self, run_id: str) -> None:
-        """Give a run that was cut off its end. A full disk leaves that to the next start, and does not hold up this one."""
+        """Give a run that was cut off its end. What cannot be done now is left to the next start, and holds up nothing."""
         try:
             reopened = await self._in_thread(lambda: self._files.reopen(run_id))
             if reopened is None:

@@ -171,7 +171,10 @@ def _run_families(runs: Iterable[RunReading]) -> Iterable[Metric]:
 
 
 def _run_store_families(store: RunStoreReading) -> Iterable[Metric]:
-    interrupted, errors = "Runs found cut off at the start.", "Failed attempts to store an event of a run."
+    interrupted, errors = (
+        "Runs that were cut off and got their end later.",
+        "Failed attempts to store an event of a run.",
+    )
     return (
         CounterMetricFamily("gateway_agent_runs_interrupted_total", interrupted, store.interrupted),
         CounterMetricFamily("gateway_agent_store_errors_total", errors, store.errors),

@@ -73,6 +73,19 @@ async def test_a_run_that_still_goes_on_is_shown_verified_and_listed_as_far_as_i
     assert (row["run_id"], row["ok"], row["duration_s"]) == (run_id, None, None)
 
 
+async def test_a_run_that_is_silent_for_long_pings(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.server.running.PING_INTERVAL_S", 0.01)
+    async with agents(tmp_path) as house:
+        body = body_of(input="slow plan", stream=True)
+        async with open_call(nursery, house.site.api, "POST", RUN, headers=JSON_AUTH, body=body) as exchange:
+            first, *pings = [await exchange.chunk() for _ in range(3)]
+    assert first is not None
+    assert first.startswith(b"event: run_started")
+    assert pings == [b": ping\n\n"] * 2
+
+
 def fill_disk(house: House, *, after: int) -> None:
     """Every write but the next few to a run's file fails."""
     left = after
@@ -121,6 +134,19 @@ async def test_a_run_cut_off_by_a_full_disk_is_shown_interrupted_after_the_next_
         verdict = (await house.post(f"{REPLAY}/{row['run_id']}", {"mode": "verify"})).json()
     assert (shown["error"], len(shown["events"])) == ("interrupted", 4)
     assert verdict == {"identical": True, "steps": 2}
+
+
+async def test_a_run_whose_end_a_full_disk_refused_gets_it_when_the_disk_takes_events_again(tmp_path: Path) -> None:
+    async with agents(tmp_path) as house:
+        fill_disk(house, after=3)
+        await house.post(RUN, {"input": "look"})
+        [before] = (await house.ask("GET", RUNS)).json()["data"]
+        fill_disk(house, after=1_000)
+        await house.post(RUN, {"input": "look"})
+        _, after = (await house.ask("GET", RUNS)).json()["data"]
+        shown = (await house.ask("GET", f"{REPLAY}/{after['run_id']}")).json()
+    assert (before["ok"], after["ok"], after["error"], after["steps"]) == (None, False, "interrupted", 2)
+    assert (before["run_id"], shown["error"]) == (after["run_id"], "interrupted")
 
 
 async def test_a_streamed_run_is_refused_before_its_head_where_its_first_event_cannot_be_kept(tmp_path: Path) -> None:

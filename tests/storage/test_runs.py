@@ -447,12 +447,38 @@ async def test_an_index_that_cannot_be_written_costs_no_run(tmp_path: Path) -> N
 async def test_all_old_runs_are_taken_in_when_the_index_is_lost_and_only_cut_ones_are_changed(tmp_path: Path) -> None:
     async with open_store(tmp_path / "agent") as store:
         for number in range(1, 41):
-            last = () if number % 10 == 0 else (ended(steps=1),)
+            last = () if number > 36 else (ended(steps=1),)
             await put(store, number, started(number, ts=100.0 + number), step(0, request=LONG), *last)
     lose_index(tmp_path / "agent")
     async with open_store(tmp_path / "agent") as store:
         rows = await store.newest(limit=99, owner="o")
         assert store.statistics().interrupted == 4
     assert len(rows) == 40
-    assert {row.run_id for row in rows if row.error == "interrupted"} == {run_id(number) for number in (10, 20, 30, 40)}
+    assert {row.run_id for row in rows if row.error == "interrupted"} == {run_id(number) for number in range(37, 41)}
     assert all(row.bytes > len(LONG) for row in rows)
+
+
+async def test_a_run_is_in_the_journal_once_whatever_becomes_of_the_index(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "agent") as journal:
+        for _ in range(2):
+            async with open_store(tmp_path / "agent", journal=journal) as store:
+                if await store.load(run_id(1)) is None:
+                    await put(store, 1, started(1), ended())
+            lose_index(tmp_path / "agent")
+    assert len(lines_of(tmp_path / "agent" / "runs.jsonl")) == 1
+
+
+@pytest.mark.parametrize("keep_files", [True, False])
+async def test_a_file_on_its_way_into_the_journal_is_read_from_there_and_a_damaged_one_is_not(
+    tmp_path: Path, keep_files: bool
+) -> None:
+    async with open_journal(tmp_path / "agent") as journal:
+        async with open_store(tmp_path / "agent", journal=journal) as store:
+            lines = await put(store, 1, started(), step(0, request=LONG), ended(steps=1))
+        async with open_store(tmp_path / "agent", journal=journal, keep_files=keep_files) as store:
+            for payload in (tmp_path / "agent" / f"{run_id(1)}.payloads").iterdir():
+                payload.unlink()
+            found = await store.load(run_id(1))
+    assert found is not None
+    assert list(found.lines) == lines
+    assert (found.flaw is None) == (not keep_files)
