@@ -141,7 +141,7 @@ class LaneConversation:
             link.cut()
             return
         if sent < len(data):
-            await link.write(data[sent:])
+            await link.write(memoryview(data)[sent:])
 
     def is_last(self, left: int) -> bool:
         return self._draining or self._last or left > len(self._buffer)

@@ -85,7 +85,7 @@ class Link:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Send, or drop the data when the connection ends or has ended."""
         if not data:  # the end of a message of known length
             return
@@ -151,7 +151,7 @@ class Link:
                 return
             await self._transport.send_eof()
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes | memoryview) -> None:
         """Write a whole message, or end the connection: after half a one nothing could be understood.
 
         A cancellation waits for the first piece, if the client takes it at once. So a stream that is cut short between

@@ -1,5 +1,6 @@
 """wrk, told what to send and read for what it found: the load that costs less than what it measures."""
 
+import math
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from tests.real.debian import find_wrk
 from tools.bench.contenders import load_cores
 
 _COUNT = re.compile(r"(\d+) requests in ")
-_LATENCY = re.compile(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s)$", re.MULTILINE)
+_LATENCY = re.compile(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s)\s*$", re.MULTILINE)
 _WRONG = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
 _MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
@@ -59,7 +60,9 @@ def blast(
     latency = {match[1]: float(match[2]) * _MS[match[3]] for match in _LATENCY.finditer(done.stdout)}
     wrong = _WRONG.search(done.stdout)
     count = int(found[1])
-    return Blast(count, count / seconds, latency.get("50", 0), latency.get("99", 0), wrong[0] if wrong else "")
+    return Blast(
+        count, count / seconds, latency.get("50", math.nan), latency.get("99", math.nan), wrong[0] if wrong else ""
+    )
 
 
 def _lua(text: str) -> str:
