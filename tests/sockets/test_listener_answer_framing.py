@@ -64,6 +64,12 @@ def test_no_header_makes_another(name: bytes, value: bytes) -> None:
     assert len(response.headers) <= 3
 
 
+@pytest.mark.parametrize("value", [b"b\r\nx-evil: c", b"b\nx-evil: c", b"b\r", b"\x00", b"b\r\n\r\nbody"])
+def test_value_that_brings_lines_of_its_own_is_refused(value: bytes) -> None:
+    with pytest.raises(BadAnswer):
+        AnswerFraming(head_only=False).begin(200, [(b"x-a", value)], last=False)
+
+
 @pytest.mark.parametrize("value", [b"-1", b"", b"1,1", b"x"])
 def test_length_that_is_no_number_is_refused(value: bytes) -> None:
     with pytest.raises(BadAnswer):

@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from appliance.server import connection_lane
+from appliance.server.connection_lane_call import LaneCall
 from appliance.server.listener_limits import ListenerLimits
 from tests.sockets.listening import answer, echo, listening, read_body, read_to_end, read_until
 from tests.sockets.wire import wired
@@ -109,6 +110,38 @@ async def test_large_body_is_pulled_as_the_application_reads() -> None:
     assert got.count(b"HTTP/1.1 200 ") == 2
     assert max(sizes) <= 65_536
     assert sum(sizes) == size
+
+
+class SilentLane:
+    """A connection of which nothing more will come, and whose call has not been told yet."""
+
+    async def read_body(self, left: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        raise AssertionError("nothing is answered here")
+
+    def is_last(self, left: int) -> bool:
+        return True
+
+    def note_answered(self) -> None:
+        raise AssertionError("nothing is answered here")
+
+
+async def test_body_that_will_not_come_is_waited_for_until_the_call_is_told(nursery: trio.Nursery) -> None:
+    heard: list[Any] = []
+
+    async def listen() -> None:
+        heard.append(await call.receive())
+
+    call = LaneCall(SilentLane(), trio.CancelScope(), head_only=False, length=5)
+    nursery.start_soon(listen)
+    await trio.testing.wait_all_tasks_blocked()
+    assert heard == []
+    call.leave(1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert heard == [{"type": "http.disconnect"}]
 
 
 async def test_application_that_goes_on_after_its_last_answer_does_not_keep_the_connection(

@@ -170,6 +170,17 @@ async def test_kept_connection_that_has_closed_is_seen_before_it_is_used(loopbac
     assert (backend.connections, backend.requests, len(told)) == (2, 2, 2)
 
 
+async def test_what_came_unasked_on_a_kept_connection_is_nobodys_answer(loopback_clock, serving):
+    stray = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray"
+    backend = Raw(("request", OK, 0.05, stray, "request"), ("request", OK))
+    url = await serving(backend)
+    async with open_upstream(Settings()) as upstream:
+        await upstream.exchange(call(url))
+        await trio.sleep(0.2)
+        assert (await upstream.exchange(call(url))).body == b"hi"
+    assert backend.connections == 2
+
+
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_call_on_a_kept_connection_that_ends_at_once_is_made_once_more(loopback_clock, serving, method):
     backend = Raw(("request", OK, "request"), ("request", OK))
