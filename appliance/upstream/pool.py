@@ -102,7 +102,7 @@ async def open_pool(connect: Connect, alarms: Alarms) -> AsyncIterator[Pool]:
             nursery.start_soon(_look_after, pool, alarms)
             try:
                 yield pool
-            except BaseException as error:  # noqa: BLE001 -- raised again below, not in a group: not ours
+            except BaseException as error:  # noqa: ASYNC103, BLE001 -- raised again below, not in a group: not ours
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:
