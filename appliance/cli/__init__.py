@@ -77,6 +77,12 @@ def _verify_images() -> click.Command:
     return verify_images
 
 
+def _eval() -> click.Command:
+    from appliance.cli.verify import eval_command
+
+    return eval_command
+
+
 def _install() -> click.Command:
     from appliance.cli.install import install_command
 
@@ -130,6 +136,7 @@ COMMANDS: Mapping[str, Row] = {
     "smoke-test": Row("Start this file on free ports and prove that it works.", _smoke_test),
     "verify": Row("Check a gateway from outside, or one started for it.", _verify),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
+    "eval": Row("Ask a gateway the cases of a file, and judge its answers.", _eval),
 }
 
 
