@@ -92,7 +92,7 @@ def _kind(given: object, where: str) -> Kind:
         if given == kind:
             found: Kind = kind
             return found
-    _refuse(where, f"is {given!r}; write {', '.join(get_args(Kind))}")
+    raise BadCases(f"{where}: is {given!r}; write {', '.join(get_args(Kind))}")
 
 
 def _budget(given: object, where: str, *, stream: bool) -> Budget:
