@@ -83,6 +83,18 @@ def _eval() -> click.Command:
     return eval_command
 
 
+def _doctor() -> click.Command:
+    from appliance.cli.doctor import doctor
+
+    return doctor
+
+
+def _bug_report() -> click.Command:
+    from appliance.cli.doctor import bug_report
+
+    return bug_report
+
+
 def _install() -> click.Command:
     from appliance.cli.install import install_command
 
@@ -127,6 +139,8 @@ COMMANDS: Mapping[str, Row] = {
     "agent": Row("Run agents; show, verify, fork and list their runs.", _agent),
     "backends": Row("List the classes, ask what they are, find servers.", _backends),
     "version": Row("Say which version this is.", _version),
+    "doctor": Row("Say what is wrong with this box, and what to do.", _doctor),
+    "bug-report": Row("Write an archive for those who help, without secrets.", _bug_report),
     "install": Row("Make this file a service of this machine.", _install),
     "upgrade": Row("Let another release take over.", _upgrade),
     "rollback": Row("Go back to the release before.", _rollback),
