@@ -27,7 +27,7 @@ def _judge(looked: Looked) -> Result:
         remedy = f"start it, or correct its base_url ({one.base_url}): `appliance backends discover` finds servers"
         verdict: Verdict = "failure" if one.required else "warning"
         return Result(place, verdict, looked.error or "nothing known answers", remedy)
-    seen = f"{_title(finding)}; {', '.join(sorted(one.capabilities))}; {len(finding.models)} models; cancels: {finding.cancel}"
+    seen = f"{_title(finding)}; {', '.join(sorted(one.capabilities))}; cancels: {finding.cancel}"
     beyond = one.capabilities - capabilities_of(one.provider)
     if beyond:
         return Result(place, "warning", f"{seen}; it cannot do {', '.join(sorted(beyond))}", "correct its capabilities")
@@ -43,4 +43,6 @@ def _waits(one: BackendClass, finding: Finding) -> bool:
 
 
 def _title(finding: Finding) -> str:
-    return f"{finding.kind} {finding.version or '(its version is not told)'}"
+    if finding.provider == "mock_chat":
+        return finding.kind  # a script has neither version nor list
+    return f"{finding.kind} {finding.version or '(its version is not told)'}, {len(finding.models)} models"

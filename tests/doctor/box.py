@@ -1,7 +1,7 @@
 """A box for the doctor: healthy, until a test makes it ill."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Box:
     findings: Mapping[str, Finding | str] = field(default_factory=lambda: {"ollama": OLLAMA})
     replies: Mapping[str, Reply] = field(default_factory=dict)
     uid: int = field(default_factory=os.geteuid)
-    room: Free = Free(50_000_000_000, 1_000_000)
+    room: Free = field(default_factory=lambda: Free(50_000_000_000, 1_000_000))
     moments: list[Moment] = field(default_factory=lambda: [Moment(NOON, 0.0), Moment(NOON + 1, 1.0)])
     system: FakeSystem = field(init=False)
 
@@ -76,6 +76,3 @@ class Box:
     def _look(self, classes: tuple[BackendClass, ...]) -> list[Looked]:
         found = [(one, self.findings.get(one.name, "cannot be reached")) for one in classes]
         return [Looked(one, error=said) if isinstance(said, str) else Looked(one, finding=said) for one, said in found]
-
-
-MakeBox = Callable[..., Box]

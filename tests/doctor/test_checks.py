@@ -1,5 +1,6 @@
 """The doctor: a healthy box is well; of each illness it knows the name and the remedy."""
 
+import hashlib
 import json
 import os
 import socket
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from appliance.backends.probing import Finding
+from appliance.config.errors import ConfigError
 from appliance.doctor import state as state_check
+from appliance.doctor.backends import check_backends
 from appliance.doctor.examining import examine, is_well
 from appliance.doctor.patient import Free, Moment, Reply
 from appliance.host.receipt import Receipt, Release
@@ -187,7 +190,7 @@ def test_an_env_file_that_is_a_device_is_no_secret(box: Box) -> None:
 @pytest.mark.parametrize(
     ("finding", "verdict", "words"),
     [
-        (OLLAMA, "ok", "Ollama 0.9; chat, embeddings; 1 models; cancels: by closing"),
+        (OLLAMA, "ok", "Ollama 0.9, 1 models; chat, embeddings; cancels: by closing"),
         (replace(OLLAMA, version=None), "ok", "its version is not told"),
         (replace(OLLAMA, models=()), "warning", "lists none"),
         (replace(OLLAMA, cancel="none: it draws to the end"), "warning", "none: it draws"),
@@ -200,6 +203,15 @@ def test_a_backend_is_asked_what_it_is(box: Box, finding: Finding | str, verdict
     assert (found.verdict, words in found.seen) == (verdict, True)
 
 
+def test_a_backend_that_cannot_do_what_is_said_of_it_is_a_warning(box: Box) -> None:
+    configured = box.patient().configuration
+    assert not isinstance(configured, ConfigError)
+    one = replace(configured.backends.classes["ollama"], capabilities=frozenset({"images"}))
+    changed = replace(configured, backends=replace(configured.backends, classes={"ollama": one}))
+    (found,) = check_backends(replace(box.patient(), configuration=changed), changed)
+    assert (found.verdict, "it cannot do images" in found.seen) == ("warning", True)
+
+
 def test_a_required_backend_that_does_not_answer_is_a_failure(box: Box) -> None:
     text = "backends: {one: {base_url: 'http://x', provider: ollama, supported_capabilities: [chat], required: true}}"
     (box.tmp / "backends.yaml").write_text(text)
@@ -207,7 +219,8 @@ def test_a_required_backend_that_does_not_answer_is_a_failure(box: Box) -> None:
 
 
 def test_no_backend_at_all_is_fine(box: Box) -> None:
-    box.settings = {"OLLAMA_BASE_URL": ""}
+    text = "backends: {one: {base_url: '', provider: ollama, supported_capabilities: [chat]}}"
+    (box.tmp / "backends.yaml").write_text(text)
     assert box.results("backends")["backends"].verdict == "ok"
 
 
@@ -261,7 +274,7 @@ def install(box: Box) -> Path:
     file.write_bytes(b"0.1.0\n" + b"x" * 200)
     seal_file(file)
     machine.current.symlink_to(file.parent)
-    digest = __import__("hashlib").sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     machine.etc.mkdir(parents=True, exist_ok=True)
     machine.receipt.write_bytes(Receipt(prefix="/usr/local", current=Release("r", "0.1.0", digest)).to_bytes())
     return file
