@@ -20,6 +20,8 @@ from appliance.host.failures import HostFailure
 from appliance.host.machine import Machine
 from appliance.host.receipt import load_receipt
 
+_CORRECT = "correct it until `appliance config check` is content; on an installed box ask as root"
+
 
 def admit(environ: Mapping[str, str], machine: Machine, ask: Callable[[str], Reply | None]) -> Patient:
     """The box as its gateway sees it: on an installed one, with the service's directories and user."""
@@ -57,17 +59,12 @@ def examine(patient: Patient, checks: Mapping[str, Check] = CHECKS) -> tuple[Res
     """Everything that was found, in the order of the registry. Looks, and changes nothing."""
     configuration = patient.configuration
     if isinstance(configuration, ConfigError):
-        mistakes = [
-            Result("configuration", "failure", str(one), "appliance config check") for one in configuration.mistakes
-        ]
+        mistakes = [Result("configuration", "failure", str(one), _CORRECT) for one in configuration.mistakes]
         return (
             *mistakes,
             Result("others", "warning", f"{len(checks)} checks wait for a good configuration", "ask again"),
         )
-    warned = [
-        Result("configuration", "warning", warning, "correct it, then `appliance config check`")
-        for warning in configuration.warnings
-    ]
+    warned = [Result("configuration", "warning", warning, _CORRECT) for warning in configuration.warnings]
     changed = sum(origin != "default" for origin in configuration.origins.values())
     good = Result("configuration", "ok", f"{changed} of {len(configuration.origins)} settings set")
     found = [result for name, check in checks.items() for result in _contained(name, check, patient, configuration)]

@@ -22,7 +22,7 @@ _PLACES = re.compile(r"_(PATH|FILE|DIR|DIRECTORY)$")
 _WORD = re.compile(r"[^\s,;:\"'{}\[\]]+")
 _QUERY = re.compile(r"([?&][^=&\s]{1,64}=)[^&\s\"]+")
 _LOGIN = re.compile(r"//[^/\s@]+@")
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]+")
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{12,}")  # `basic settings` is none
 
 
 def find_secrets(patient: Patient) -> frozenset[str]:

@@ -65,7 +65,7 @@ class Partial:
         lines = _read_lines(self.path)
         head = next(lines, {})
         fresh = head.get("schema") == PARTIAL_SCHEMA and 0 <= self._now - head.get("at", 0.0) <= PARTIAL_MAX_AGE_S
-        if not fresh or head.get("facts") != self._facts:
+        if not fresh:
             return ()
         attempts = []
         for line in lines:

@@ -124,6 +124,12 @@ def test_secrets_are_found_at_every_depth_and_the_longer_first(box: Box) -> None
     assert without_secrets(value, secrets) == {"***": ["a ***", {"b": ["***", 1, None, True]}]}
 
 
+def test_what_looks_like_a_secret_is_none_the_less_left_out() -> None:
+    text = "Authorization: Bearer never-seen-before at https://me:pw@x/a?key=1&sig=2 with basic settings"
+    expected = "Authorization: Bearer *** at https://***@x/a?key=***&sig=*** with basic settings"
+    assert without_secrets(text, frozenset()) == expected
+
+
 def test_a_path_in_a_variable_named_like_a_secret_is_none(box: Box) -> None:
     box.settings["MY_TOKEN_FILE"] = "/run/somewhere"
     assert "/run/somewhere" not in find_secrets(box.patient())

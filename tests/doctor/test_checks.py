@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from appliance.backends.probing import Finding
 from appliance.config.errors import ConfigError
 from appliance.doctor import state as state_check
 from appliance.doctor.backends import check_backends
-from appliance.doctor.examining import examine, is_well
+from appliance.doctor.examining import admit, examine, is_well
 from appliance.doctor.patient import Free, Moment, Reply
+from appliance.host.machine import Ran
 from appliance.host.receipt import Receipt, Release
 from appliance.storage.chain import GENESIS, make_draft, seal
 from tests.doctor.box import NOON, OLLAMA, Box
@@ -180,6 +182,16 @@ def test_files_that_hold_secrets_are_for_their_owner_alone(box: Box, mode: int, 
     assert (found["secret_file.own_token"].verdict, found["secret_file.env"].verdict) == (verdict, verdict)
 
 
+def test_a_secret_that_belongs_to_another_user_is_a_failure(box: Box) -> None:
+    token = box.state / "token"
+    token.touch(mode=0o600)
+    if os.geteuid() == 0:  # what is root's is fine
+        os.chown(token, 4711, -1)
+    else:
+        box.uid += 1
+    assert "another user's" in box.results("tokens")["secret_file.own_token"].seen
+
+
 def test_an_env_file_that_is_a_device_is_no_secret(box: Box) -> None:
     box.settings = {"APPLIANCE_ENV_FILE": "/dev/null", "GATEWAY_BEARER_TOKEN": "x" * 40}
     found = box.results("tokens")
@@ -262,7 +274,7 @@ def test_the_end_of_the_request_journal_is_read(box: Box, text: str, verdict: st
 
 
 def test_only_the_end_of_a_long_journal_is_read(box: Box) -> None:
-    (box.state / "requests.jsonl").write_bytes(b"nonsense\n" + b'{"a":1}\n' * 200_000)
+    (box.state / "requests.jsonl").write_bytes(b"nonsense\n" + b'{"ab":1}\n' * 150_000)  # the end begins within a line
     assert box.results("journals")["journal.requests"].verdict == "ok"
 
 
@@ -292,6 +304,27 @@ def test_a_service_that_does_not_run_is_a_failure(box: Box) -> None:
     assert box.results("release")["release.service"].verdict == "failure"
 
 
+def test_a_service_that_runs_something_else_is_a_failure(box: Box) -> None:
+    install(box)
+    box.system.active = True
+    machine = box.system.machine
+
+    def run(command: Sequence[str]) -> Ran:
+        ran = machine.run(command)
+        return replace(ran, output=ran.output.replace("MainPID=0", f"MainPID={os.getpid()}"))
+
+    box.system.machine = replace(machine, run=run)
+    found = box.results("release")["release.service"]
+    assert (found.verdict, found.remedy) == ("failure", "systemctl restart appliance")
+
+
+def test_a_unit_that_was_edited_is_a_warning(box: Box) -> None:
+    install(box)
+    box.system.active = True
+    box.system.machine.unit.write_text("[Service]\n")
+    assert box.results("release")["release.service"].verdict == "warning"
+
+
 def test_a_release_that_was_changed_is_a_failure(box: Box) -> None:
     file = install(box)
     file.write_bytes(file.read_bytes().replace(b"xx", b"xy", 1))
@@ -316,3 +349,20 @@ def test_a_check_that_cannot_look_keeps_no_other_from_looking(box: Box) -> None:
     assert {one.id: one.verdict for one in results}["disk_space"] == "failure"
     assert results[-1].id == "clock"
     assert json.dumps(results[-1].seen)
+
+
+def test_an_installed_box_is_looked_at_as_its_service_sees_it(box: Box) -> None:
+    install(box)
+    box.system.user = (1234, 1234)
+    machine = box.system.machine
+    patient = admit({"LANG": "C"}, machine, lambda _url: None)
+    assert patient.uid == 1234
+    assert patient.environ["STATE_DIRECTORY"] == str(machine.state)
+    assert patient.environ["CREDENTIALS_DIRECTORY"] == str(machine.etc)
+
+
+def test_a_box_where_nothing_is_installed_is_looked_at_as_who_asks(box: Box) -> None:
+    environ = {"STATE_DIRECTORY": str(box.state), "APPLIANCE_ENV_FILE": "/dev/null"}
+    patient = admit(environ, box.system.machine, lambda _url: None)
+    assert (patient.uid, dict(patient.environ)) == (os.geteuid(), environ)
+    assert patient.free(box.state).size_bytes > 0

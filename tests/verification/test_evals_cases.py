@@ -138,3 +138,10 @@ def schemas() -> st.SearchStrategy[Any]:
 def test_the_known_part_is_judged_as_json_schema_judges_it(schema: Any, value: Any) -> None:
     check_schema(schema)
     assert (find_mismatch(schema, value) is None) == Draft202012Validator(schema).is_valid(value)
+
+
+@pytest.mark.parametrize("value", [True, [True], {"a": False}])
+def test_true_is_not_one(value: Any) -> None:
+    number = json.loads(json.dumps(value).replace("true", "1").replace("false", "0"))
+    assert find_mismatch({"enum": [number]}, value) is not None
+    assert find_mismatch({"enum": [value]}, number) is not None
