@@ -17,7 +17,7 @@ from appliance.host.machine import Machine
 from appliance.verification.http import Call, Unreachable, open_exchange
 
 ASK_TIMEOUT_S = 3.0
-_ID_WIDTH = 24
+_ID_WIDTH = 28
 
 
 @click.command(

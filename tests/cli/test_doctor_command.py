@@ -31,7 +31,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_healthy_box_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    assert "state_directory           OK" in said
+    assert "state_directory               OK" in said
     assert said.splitlines()[-1].endswith("0 failure")
 
 
