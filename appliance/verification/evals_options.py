@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from appliance.verification.http import check_base_url
+from appliance.verification.arguments import base_url
 
 TOLERANCE_PERCENT = 50.0
 
@@ -16,10 +16,10 @@ def make_parser() -> argparse.ArgumentParser:
         "Exit: 0 all good, 1 a failure or a regression, 2 usage or a bad file, 130 interrupted.",
     )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--base-url", type=_base_url, metavar="URL", help="the gateway that is asked")
+    where.add_argument("--base-url", type=base_url, metavar="URL", help="the gateway that is asked")
     where.add_argument("--start-server", action="store_true", help="start one for it, with the scripted model")
     add = parser.add_argument
-    add("--obs-url", type=_base_url, metavar="URL", help="its observability listener, which needs no token")
+    add("--obs-url", type=base_url, metavar="URL", help="its observability listener, which needs no token")
     add("--token", help="default: GATEWAY_BEARER_TOKEN, else the generated token file of a local gateway")
     add("--insecure", action="store_true", help="do not check TLS certificates")
     add("--require-backend", action="store_true", help="a model that is not there is a failure, else it is skipped")
@@ -52,10 +52,3 @@ def _count(text: str) -> int:
     if not 1 <= value <= 1000:
         raise argparse.ArgumentTypeError(f"{text}: from 1 to 1000")
     return value
-
-
-def _base_url(text: str) -> str:
-    try:
-        return check_base_url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
