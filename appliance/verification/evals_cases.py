@@ -106,7 +106,7 @@ def _budget(given: object, where: str, *, stream: bool) -> Budget:
 
 
 def _expect(given: object, where: str, kind: Kind) -> Mapping[str, Any]:
-    known = _EXPECT[kind]
+    known = EXPECT[kind]
     fields = _only(given, where, set(known))
     for name, value in fields.items():
         if not known[name].holds(value):
@@ -165,7 +165,7 @@ _TEXT_RULES: Mapping[str, _Rule] = {
     "tool_calls": _Rule(lambda value: isinstance(value, list), "is a list of calls, empty for none"),
 }
 _COUNT = _Rule(_is_count, "is a number from 0")
-_EXPECT: Mapping[Kind, Mapping[str, _Rule]] = {
+EXPECT: Mapping[Kind, Mapping[str, _Rule]] = {
     "chat": {**_TEXT_RULES, "finish_reason": _Rule(_is_text, "is a text"), "max_tokens": _COUNT},
     "agent": {
         **_TEXT_RULES,

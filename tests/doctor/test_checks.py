@@ -17,6 +17,7 @@ from appliance.doctor import state as state_check
 from appliance.doctor.backends import check_backends
 from appliance.doctor.examining import admit, examine, is_well
 from appliance.doctor.patient import Free, Moment, Reply
+from appliance.doctor.registry import CHECKS
 from appliance.host.machine import Ran
 from appliance.host.receipt import Receipt, Release
 from appliance.storage.chain import GENESIS, make_draft, seal
@@ -366,3 +367,11 @@ def test_a_box_where_nothing_is_installed_is_looked_at_as_who_asks(box: Box) -> 
     patient = admit(environ, box.system.machine, lambda _url: None)
     assert (patient.uid, dict(patient.environ)) == (os.geteuid(), environ)
     assert patient.free(box.state).size_bytes > 0
+
+
+def test_every_check_has_its_row_and_is_kept_apart_from_its_siblings(box: Box) -> None:
+    root = Path(__file__).parents[2]
+    page, rules = (root / "docs" / "doctor.md").read_text(), (root / "pyproject.toml").read_text()
+    found = {one.partition(".")[0] for one in box.results()}
+    assert {name for name in found if f"`{name}" not in page} == set()
+    assert {check.__module__ for check in CHECKS.values() if f'"{check.__module__}"' not in rules} == set()

@@ -1,13 +1,17 @@
 """run_evals: what is expected is found, what is not is said; reports, history, baselines and interrupted runs."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.verification.evals import main
+from appliance.verification.evals_cases import EXPECT
 from appliance.verification.evals_files import HISTORY, LATEST
+from appliance.verification.evals_options import make_parser
+from appliance.verification.evals_schema import KEYWORDS
 from appliance.verification.http import Answer, Unreachable
 from tests.verification.fake_model import DONE, FakeModel, chunk, finish, stream, whole
 
@@ -403,6 +407,13 @@ def test_a_place_where_nothing_can_be_written_is_said(bench: Bench, capsys: pyte
 def test_no_token_is_2(bench: Bench) -> None:
     bench.golden.write_text(json.dumps({"schema": "appliance_evals.v1", "cases": [case()]}))
     assert main(["--base-url", "http://x", "--golden", str(bench.golden)], {}) == 2
+
+
+def test_every_flag_and_every_expectation_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "evals.md").read_text()
+    flags = set(re.findall(r"--[a-z-]+", make_parser().format_help())) - {"--help"}
+    names = {name for rules in EXPECT.values() for name in rules} | set(KEYWORDS)
+    assert {name for name in flags | names if f"`{name}`" not in page} == set()
 
 
 def test_the_example_passes_on_the_scripted_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
