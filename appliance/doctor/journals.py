@@ -22,12 +22,7 @@ def check_journals(_patient: Patient, configuration: Configuration) -> Iterator[
     if settings.agent_runs_log_mode != "per_run":
         yield _look("journal.agents", settings.agent_runs_log_path, chained=True)
     if settings.agent_runs_log_mode != "ndjson":
-        newest = _newest(settings.agent_runs_log_dir)
-        yield (
-            _look("journal.agents_newest_run", newest, chained=True)
-            if newest
-            else _nothing("journal.agents_newest_run")
-        )
+        yield _look_at_newest("journal.agents_newest_run", settings.agent_runs_log_dir)
 
 
 def read_tail(path: Path, size: int = TAIL_BYTES) -> tuple[list[bytes], bytes]:
@@ -49,7 +44,7 @@ def _look(place: str, path: Path, *, chained: bool) -> Result:
     except FileNotFoundError:
         return _nothing(place)
     except OSError as error:
-        return Result(place, "warning", f"{path}: {error.strerror or error}", "ask as root, or as the gateway's user")
+        return _closed(place, path, error)
     flaw = _find_flaw(lines, chained=chained)
     if flaw is not None:
         remedy = f"appliance journal verify {path}" if chained else f"look at {path}: who else writes to it?"
@@ -75,13 +70,19 @@ def _find_flaw(lines: list[bytes], *, chained: bool) -> str | None:
     return None
 
 
-def _newest(directory: Path) -> Path | None:
+def _look_at_newest(place: str, directory: Path) -> Result:
     try:
         with os.scandir(directory) as entries:
             found = [(entry.stat().st_mtime, entry.path) for entry in entries if entry.name.endswith(".jsonl")]
-    except OSError:
-        return None
-    return Path(max(found)[1]) if found else None
+    except FileNotFoundError:  # also for a run that was removed meanwhile: the next look sees the others
+        found = []
+    except OSError as error:
+        return _closed(place, directory, error)
+    return _look(place, Path(max(found)[1]), chained=True) if found else _nothing(place)
+
+
+def _closed(place: str, path: Path, error: OSError) -> Result:
+    return Result(place, "warning", f"{path}: {error.strerror or error}", "ask as root, or as the gateway's user")
 
 
 def _nothing(place: str) -> Result:

@@ -274,6 +274,14 @@ def test_the_end_of_the_request_journal_is_read(box: Box, text: str, verdict: st
     assert box.results("journals")["journal.requests"].verdict == verdict
 
 
+def test_journals_that_may_not_be_read_are_not_said_to_be_empty(box: Box) -> None:
+    (box.state / "agent").write_text("no directory")
+    (box.state / "requests.jsonl").mkdir()
+    found = box.results("journals")
+    assert found["journal.agents_newest_run"].verdict == "warning"
+    assert found["journal.requests"].verdict == "warning"
+
+
 def test_only_the_end_of_a_long_journal_is_read(box: Box) -> None:
     (box.state / "requests.jsonl").write_bytes(b"nonsense\n" + b'{"ab":1}\n' * 150_000)  # the end begins within a line
     assert box.results("journals")["journal.requests"].verdict == "ok"
