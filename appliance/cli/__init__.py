@@ -77,6 +77,24 @@ def _verify_images() -> click.Command:
     return verify_images
 
 
+def _eval() -> click.Command:
+    from appliance.cli.verify import eval_command
+
+    return eval_command
+
+
+def _doctor() -> click.Command:
+    from appliance.cli.doctor import doctor
+
+    return doctor
+
+
+def _bug_report() -> click.Command:
+    from appliance.cli.doctor import bug_report
+
+    return bug_report
+
+
 def _install() -> click.Command:
     from appliance.cli.install import install_command
 
@@ -121,6 +139,8 @@ COMMANDS: Mapping[str, Row] = {
     "agent": Row("Run agents; show, verify, fork and list their runs.", _agent),
     "backends": Row("List the classes, ask what they are, find servers.", _backends),
     "version": Row("Say which version this is.", _version),
+    "doctor": Row("Say what is wrong with this box, and what to do.", _doctor),
+    "bug-report": Row("Write an archive for those who help, without secrets.", _bug_report),
     "install": Row("Make this file a service of this machine.", _install),
     "upgrade": Row("Let another release take over.", _upgrade),
     "rollback": Row("Go back to the release before.", _rollback),
@@ -130,6 +150,7 @@ COMMANDS: Mapping[str, Row] = {
     "smoke-test": Row("Start this file on free ports and prove that it works.", _smoke_test),
     "verify": Row("Check a gateway from outside, or one started for it.", _verify),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
+    "eval": Row("Ask a gateway the cases of a file, and judge its answers.", _eval),
 }
 
 

@@ -2,19 +2,17 @@
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
 import trio
 
+from appliance.backends.looking import Looked, Question, look_at_all
 from appliance.backends.probing import Finding, identify, probe
 from appliance.config.classes import BackendClass, capabilities_of, default_health
 from appliance.config.loading import Configuration, load_configuration
-from appliance.protocol.errors import GatewayError
-from appliance.upstream.client import UpstreamClient, open_upstream
 
 DISCOVER_TIMEOUT_S = 3.0
 SHOWN_MODELS = 5
@@ -24,15 +22,6 @@ _PORTS = (7860, 7861, 8188, 9090, 1234, 11434, 8080, 8000)
 _LOOPBACK = ("127.0.0.1",)
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """One address, and what was found there: a finding, or an error, or neither for a server nobody knows."""
-
-    one: BackendClass
-    finding: Finding | None = None
-    error: str | None = None
 
 
 @click.group(help="Show the backend classes, ask what stands behind them, and find servers on this machine.")
@@ -92,29 +81,8 @@ def discover(*, hosts: tuple[str, ...], as_json: bool) -> int:
     return 0 if found else 1
 
 
-Question = Callable[[BackendClass, UpstreamClient], Awaitable[Finding | None]]
-
-
 def _look(configuration: Configuration, classes: Sequence[BackendClass], question: Question) -> list[Looked]:
-    """Ask all of them at a time; in the order they were given."""
-    return trio.run(partial(_look_at_all, configuration, classes, question))
-
-
-async def _look_at_all(
-    configuration: Configuration, classes: Sequence[BackendClass], question: Question
-) -> list[Looked]:
-    found: dict[str, Looked] = {}
-
-    async def look(one: BackendClass, upstream: UpstreamClient) -> None:
-        try:
-            found[one.name] = Looked(one, await question(one, upstream))
-        except GatewayError as error:
-            found[one.name] = Looked(one, error=error.message)
-
-    async with open_upstream(configuration.settings) as upstream, trio.open_nursery() as nursery:
-        for one in classes:
-            nursery.start_soon(look, one, upstream)
-    return [found[one.name] for one in classes]
+    return trio.run(look_at_all, configuration.settings, classes, question)
 
 
 def _address(host: str, port: int) -> BackendClass:

@@ -4,11 +4,10 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import click
-from pydantic import SecretStr
 
 from appliance.config.agent_specs import specs_schema
 from appliance.config.alias import Alias
@@ -16,11 +15,10 @@ from appliance.config.classes import BackendClass
 from appliance.config.errors import ConfigError
 from appliance.config.loading import Configuration, load_configuration
 from appliance.config.policies import TokenPolicy
-from appliance.config.tokens import TOKEN_FILE, Token
-from appliance.config.tool_registry import ToolRegistry
+from appliance.config.shown import show_configuration, show_policy, show_settings
+from appliance.config.tokens import TOKEN_FILE
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
-_REDACTED = "***"
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 
@@ -61,9 +59,9 @@ def check(*, as_json: bool) -> int:
 def show(*, as_json: bool) -> int:
     configuration = load_configuration(os.environ)
     if as_json:
-        _echo_json(_shown(configuration))
+        _echo_json(show_configuration(configuration))
         return 0
-    for name, setting in _settings(configuration).items():
+    for name, setting in show_settings(configuration).items():
         click.echo(f"{name} = {_text(setting['value'])}   ({setting['origin']})")
     click.echo(f"\nstate directory: {configuration.state_dir}")
     click.echo(f"tokens: {_tokens(configuration)}")
@@ -107,47 +105,6 @@ def _say_mistakes(error: ConfigError, *, as_json: bool) -> None:
         click.echo(f"appliance: {mistake}", err=True)
 
 
-def _shown(configuration: Configuration) -> dict[str, Any]:
-    return {
-        "settings": _settings(configuration),
-        "state_dir": str(configuration.state_dir),
-        "tokens": {
-            "count": len(configuration.tokens),
-            "source": configuration.token_source,
-            "tokens": [_token(token) for token in configuration.tokens],
-        },
-        "backends": {name: _class(item) for name, item in configuration.backends.classes.items()},
-        "legacy_mapping": dict(configuration.backends.legacy_mapping),
-        "aliases": {name: asdict(alias) for name, alias in configuration.aliases.items()},
-        "tool_registry": _registry(configuration.tool_registry),
-        "warnings": list(configuration.warnings),
-    }
-
-
-def _registry(registry: ToolRegistry | None) -> dict[str, Any] | None:
-    if registry is None:
-        return None
-    tools = [{"name": tool.name, "version": tool.version, "argv": list(tool.argv)} for tool in registry.tools]
-    return {"path": str(registry.path), "sha256": registry.sha256, "tools": tools}
-
-
-def _settings(configuration: Configuration) -> dict[str, dict[str, Any]]:
-    settings = configuration.settings
-    return {
-        field.upper(): {"value": _plain(getattr(settings, field)), "origin": configuration.origins[field]}
-        for field in type(settings).model_fields
-    }
-
-
-def _plain(value: object) -> Any:
-    """A value as JSON has it; of a secret only whether there is one."""
-    if isinstance(value, SecretStr):
-        return _REDACTED if value.get_secret_value() else ""
-    if isinstance(value, tuple | frozenset):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float) else str(value)
-
-
 def _text(value: object) -> str:
     """A value as an env file has it."""
     if isinstance(value, bool):
@@ -165,31 +122,12 @@ def _tokens(configuration: Configuration) -> str:
     return f"none set: `appliance serve` makes one in {configuration.state_dir / TOKEN_FILE}"
 
 
-def _token(token: Token) -> dict[str, Any]:
-    return {"fingerprint": token.fingerprint, "policy": _policy(token.policy)}
-
-
-def _policy(policy: TokenPolicy) -> dict[str, Any]:
-    return {name: _plain(value) for name in TokenPolicy.__slots__ if (value := getattr(policy, name)) not in (None, ())}
-
-
 def _policy_text(policy: TokenPolicy) -> str:
-    return _pairs_text(_policy(policy))
+    return _pairs_text(show_policy(policy))
 
 
 def _pairs_text(pairs: Mapping[str, Any]) -> str:
     return "".join(f"  {name}={_text(value)}" for name, value in pairs.items())
-
-
-def _class(backend_class: BackendClass) -> dict[str, Any]:
-    capabilities = sorted(backend_class.capabilities)
-    return {
-        **asdict(replace(backend_class, script=None, login=None)),
-        "login": backend_class.login and backend_class.login.user,
-        "script": backend_class.script and list(backend_class.script.names),
-        "capabilities": capabilities,
-        "limits": {capability: backend_class.limit(capability) for capability in capabilities},
-    }
 
 
 def _class_text(backend_class: BackendClass) -> str:

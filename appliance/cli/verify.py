@@ -34,6 +34,14 @@ def _run_smoke_test(ctx: click.Context) -> int:
     return gateway.smoke_test(ctx.args)
 
 
+@click.pass_context
+def _run_evals(ctx: click.Context) -> int:
+    from appliance.verification import evals
+
+    return evals.main(ctx.args)
+
+
 verify = PassThrough("verify", callback=_run_verify)
 smoke_test = PassThrough("smoke-test", callback=_run_smoke_test)
 verify_images = PassThrough("verify-images", callback=_run_verify_images)
+eval_command = PassThrough("eval", callback=_run_evals)
