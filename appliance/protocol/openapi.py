@@ -15,7 +15,6 @@ from appliance.protocol.openapi_tools import TOOL_SCHEMAS
 JSON = "application/json"
 FORM = "multipart/form-data"
 EVENTS = "text/event-stream"
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # What any request may meet before its route is asked: the listener, the door, the body's limits, our own faults.
 _ALWAYS = (400, 403, 408, 417, 421, 429, 431, 500, 503, 505)
@@ -222,7 +221,8 @@ def _operation(template: str, method: str, one: Operation) -> dict[str, Any]:
 
 
 def _responses(one: Operation) -> dict[str, Any]:
-    content: dict[str, Any] = {kind: {"schema": _STRING} for kind in one.kinds}
+    # Of events OpenAPI 3.1 has no schema; what each kind of stream holds is OpenAI's, or a transcript's events.
+    content: dict[str, Any] = {kind: {} if kind == EVENTS else {"schema": _STRING} for kind in one.kinds}
     if one.answer:
         content = {JSON: {"schema": ref(one.answer) if isinstance(one.answer, str) else one.answer}, **content}
     responses: dict[str, Any] = {"200": _answer("What was asked for.", content)}

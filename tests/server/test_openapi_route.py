@@ -11,6 +11,8 @@ from appliance.protocol.errors import ANSWERS
 from appliance.protocol.openapi import OPERATIONS
 from appliance.protocol.openapi_answers import error_statuses
 from appliance.server.gateway import Gateway
+from appliance.server.listener_limits import Refusal
+from appliance.server.refusals import render_refusal
 from appliance.server.strict import check_head
 from tests.house import House, open_house, open_house_with_records
 
@@ -108,3 +110,9 @@ def test_the_listeners_own_statuses_are_in_it() -> None:
     faults = [check_head(head) for head in heads]
     assert {fault.status for fault in faults if fault} == {400, 505, 405, 417, 431}
     assert error_statuses() >= {fault.status for fault in faults if fault} | {one.status for one in ANSWERS.values()}
+
+
+def test_a_method_that_the_listener_refuses_is_told_which_there_are() -> None:
+    answer = render_refusal(Refusal(405, "method_not_allowed", "no", "127.0.0.1"), "req-0")
+    assert b"\r\nallow: GET, HEAD, POST\r\n" in answer
+    assert b"allow:" not in render_refusal(Refusal(400, "bad_target", "no", "127.0.0.1"), "req-0")
