@@ -113,6 +113,12 @@ def _backup() -> click.Command:
     return backup
 
 
+def _release() -> click.Command:
+    from appliance.cli.release import release
+
+    return release
+
+
 COMMANDS: Mapping[str, Row] = {
     "serve": Row("Run the gateway.", _serve),
     "config": Row("Check or show the configuration.", _config),
@@ -130,6 +136,7 @@ COMMANDS: Mapping[str, Row] = {
     "smoke-test": Row("Start this file on free ports and prove that it works.", _smoke_test),
     "verify": Row("Check a gateway from outside, or one started for it.", _verify),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
+    "release": Row("Freeze, verify and compare releases.", _release),
 }
 
 

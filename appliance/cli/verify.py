@@ -4,13 +4,7 @@
 
 import click
 
-
-class PassThrough(click.Command):
-    """A command that hands on every argument as it came, `--help` and `--` included."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.args = list(args)
-        return ctx.args
+from appliance.cli.passing import PassThrough
 
 
 @click.pass_context
