@@ -119,6 +119,12 @@ def _release() -> click.Command:
     return release
 
 
+def _completion() -> click.Command:
+    from appliance.cli.completion import completion
+
+    return completion
+
+
 COMMANDS: Mapping[str, Row] = {
     "serve": Row("Run the gateway.", _serve),
     "config": Row("Check or show the configuration.", _config),
@@ -137,6 +143,7 @@ COMMANDS: Mapping[str, Row] = {
     "verify": Row("Check a gateway from outside, or one started for it.", _verify),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
     "release": Row("Freeze, verify and compare releases.", _release),
+    "completion": Row("Print the completion of bash, zsh or fish.", _completion),
 }
 
 

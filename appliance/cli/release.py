@@ -2,9 +2,11 @@
 
 # ruff: noqa: PLC0415 -- what is not called costs nothing
 
+import argparse
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -38,11 +40,18 @@ def _diff(ctx: click.Context) -> int:
     return diff(ctx.args)
 
 
-release.add_command(
-    PassThrough("freeze", callback=_freeze, short_help="Write manifest, bills of materials and a deployment record.")
-)
-release.add_command(PassThrough("verify", callback=_verify, short_help="Find the first difference, offline."))
-release.add_command(PassThrough("diff", callback=_diff, short_help="Say what differs between two."))
+def _parser(name: str) -> argparse.ArgumentParser:
+    from appliance.verification.release import PARSERS
+
+    return PARSERS[name]()
+
+
+for _name, _callback, _help in (
+    ("freeze", _freeze, "Write manifest, bills of materials and a deployment record."),
+    ("verify", _verify, "Find the first difference, offline."),
+    ("diff", _diff, "Say what differs between two."),
+):
+    release.add_command(PassThrough(_name, load_parser=partial(_parser, _name), callback=_callback, short_help=_help))
 
 
 @release.command(

@@ -2,6 +2,8 @@
 
 # ruff: noqa: PLC0415 -- the table asks for this file's help lines alone
 
+import argparse
+
 import click
 
 from appliance.cli.passing import PassThrough
@@ -28,6 +30,18 @@ def _run_smoke_test(ctx: click.Context) -> int:
     return gateway.smoke_test(ctx.args)
 
 
-verify = PassThrough("verify", callback=_run_verify)
-smoke_test = PassThrough("smoke-test", callback=_run_smoke_test)
-verify_images = PassThrough("verify-images", callback=_run_verify_images)
+def _gateway_parser() -> argparse.ArgumentParser:
+    from appliance.verification.gateway import make_parser
+
+    return make_parser()
+
+
+def _images_parser() -> argparse.ArgumentParser:
+    from appliance.verification.images import make_parser
+
+    return make_parser()
+
+
+verify = PassThrough("verify", load_parser=_gateway_parser, callback=_run_verify)
+smoke_test = PassThrough("smoke-test", load_parser=_gateway_parser, callback=_run_smoke_test)
+verify_images = PassThrough("verify-images", load_parser=_images_parser, callback=_run_verify_images)

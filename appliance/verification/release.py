@@ -1,6 +1,7 @@
 """freeze_release: write down what a release is and how it stands on a box; check that, offline; compare two."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,8 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: Callable
     try:
         return command(options)
     except (Damaged, NoArchive) as problem:
+        if options.json:
+            print(json.dumps({"ok": False, "difference": str(problem)}))
         print(f"DIFFERENT  {problem}", file=sys.stderr)
         return EXIT_DIFFERENT
     except (CannotFreeze, OSError) as problem:
@@ -60,7 +63,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: Callable
 def _freeze(options: argparse.Namespace, environ: Mapping[str, str], exchange: Exchange | None) -> int:
     release = find_release(options.app_dir)
     running = _running(options, environ, exchange)
-    if release.executable is None:
+    if release.executable is None and not options.json:
         print(f"no executable in {release.folder}: freezing the tree's files instead")
     manifest = make_manifest(release)
     stem, sealed = stem_of(manifest), seal(manifest)
@@ -71,10 +74,13 @@ def _freeze(options: argparse.Namespace, environ: Mapping[str, str], exchange: E
     record = make_record(release, f"{stem}.json", digest(sealed), options.out, running)
     recorded = name_of(record["sequence"])
     _write(options.out / recorded, seal(record), again=False)
-    for name in [*files, recorded]:
-        print(options.out / name)
-    for place in _unknown(manifest) + _unknown(record):
-        print(f"unknown: {place}")
+    written, unknown = [str(options.out / name) for name in (*files, recorded)], _unknown(manifest) + _unknown(record)
+    if options.json:
+        frozen = "tree" if release.executable is None else "executable"
+        print(json.dumps({"ok": True, "frozen": frozen, "files": written, "unknown": unknown}))
+        return EXIT_OK
+    for line in [*written, *(f"unknown: {place}" for place in unknown)]:
+        print(line)
     return EXIT_OK
 
 
@@ -116,9 +122,13 @@ def _write(file: Path, data: bytes, *, again: bool) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     release = None if options.manifest_only else _beside(options.file, options.app_dir)
+    lines = []
     for line in check_release(options.file, release):
-        if not options.quiet:
+        lines.append(line)
+        if not options.quiet and not options.json:
             print(f"OK  {line}", flush=True)
+    if options.json:
+        print(json.dumps({"ok": True, "checked": lines}))
     return EXIT_OK
 
 
@@ -130,8 +140,11 @@ def _beside(file: Path, named: Path | None) -> Release:
 
 def _diff(options: argparse.Namespace) -> int:
     found = list(differences(load_for_diff(options.before), load_for_diff(options.after)))
-    for line in found:
-        print(line)
+    if options.json:
+        print(json.dumps({"same": not found, "differences": found}))
+    else:
+        for line in found:
+            print(line)
     return EXIT_DIFFERENT if found else EXIT_OK
 
 
@@ -148,6 +161,7 @@ def _freeze_parser() -> argparse.ArgumentParser:
     add("--obs-url", type=_base_url, metavar="URL", help="its observability listener")
     add("--token", help="default: GATEWAY_BEARER_TOKEN, else the generated token file of a local gateway")
     add("--insecure", action="store_true", help="do not check TLS certificates")
+    add("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
 
 
@@ -162,6 +176,7 @@ def _verify_parser() -> argparse.ArgumentParser:
     add("--app-dir", type=Path, metavar="DIR", help="the executable's folder; default: beside FILE, else this one")
     add("--manifest-only", action="store_true", help="do not look at the executable")
     add("--quiet", action="store_true", help="say differences only")
+    add("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
 
 
@@ -171,6 +186,7 @@ def _diff_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("before", type=Path, metavar="A")
     parser.add_argument("after", type=Path, metavar="B")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
 
 
@@ -181,6 +197,11 @@ def _base_url(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+PARSERS: Mapping[str, Callable[[], argparse.ArgumentParser]] = {
+    "freeze": _freeze_parser,
+    "verify": _verify_parser,
+    "diff": _diff_parser,
+}
 COMMANDS: Mapping[str, _Command] = {"freeze": freeze, "verify": verify, "diff": diff}
 
 
