@@ -19,6 +19,7 @@ USAGE = """usage: python3 tools/dev.py COMMAND [ARGUMENTS]
   binary                 build the executable, dist/appliance, from the locks
   real                   prepare the cached real image server (minutes, once)
   lock [--upgrade]       make the files packaging/*.lock again
+  man                    write packaging/appliance.1 from the table of commands
 """
 
 

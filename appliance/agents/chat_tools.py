@@ -119,7 +119,7 @@ class ToolChat:
         """Run the calls in their order, tell the model what they gave, and admit its next call."""
         told = [_told(call, await self._run(call)) for call in calls]
         assistant = {"role": "assistant", "content": text, "tool_calls": [_as_openai(call) for call in calls]}
-        forced = turn.wanted.body.get("tool_choice") not in {None, "auto"}  # once: or it would call for ever
+        forced = turn.wanted.body.get("tool_choice") not in (None, "auto")  # once: or it would call for ever
         wanted = _changed(
             turn.wanted,
             messages=[*turn.wanted.body["messages"], assistant, *told],

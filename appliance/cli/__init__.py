@@ -131,6 +131,18 @@ def _backup() -> click.Command:
     return backup
 
 
+def _release() -> click.Command:
+    from appliance.cli.release import release
+
+    return release
+
+
+def _completion() -> click.Command:
+    from appliance.cli.completion import completion
+
+    return completion
+
+
 COMMANDS: Mapping[str, Row] = {
     "serve": Row("Run the gateway.", _serve),
     "config": Row("Check or show the configuration.", _config),
@@ -151,6 +163,8 @@ COMMANDS: Mapping[str, Row] = {
     "verify": Row("Check a gateway from outside, or one started for it.", _verify),
     "verify-images": Row("Check a running gateway's images from outside.", _verify_images),
     "eval": Row("Ask a gateway the cases of a file, and judge its answers.", _eval),
+    "release": Row("Freeze, verify and compare releases.", _release),
+    "completion": Row("Print the completion of bash, zsh or fish.", _completion),
 }
 
 

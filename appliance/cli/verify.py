@@ -2,15 +2,11 @@
 
 # ruff: noqa: PLC0415 -- the table asks for this file's help lines alone
 
+import argparse
+
 import click
 
-
-class PassThrough(click.Command):
-    """A command that hands on every argument as it came, `--help` and `--` included."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.args = list(args)
-        return ctx.args
+from appliance.cli.passing import PassThrough
 
 
 @click.pass_context
@@ -41,7 +37,25 @@ def _run_evals(ctx: click.Context) -> int:
     return evals.main(ctx.args)
 
 
-verify = PassThrough("verify", callback=_run_verify)
-smoke_test = PassThrough("smoke-test", callback=_run_smoke_test)
-verify_images = PassThrough("verify-images", callback=_run_verify_images)
-eval_command = PassThrough("eval", callback=_run_evals)
+def _gateway_parser() -> argparse.ArgumentParser:
+    from appliance.verification.gateway import make_parser
+
+    return make_parser()
+
+
+def _images_parser() -> argparse.ArgumentParser:
+    from appliance.verification.images import make_parser
+
+    return make_parser()
+
+
+def _evals_parser() -> argparse.ArgumentParser:
+    from appliance.verification.evals_options import make_parser
+
+    return make_parser()
+
+
+verify = PassThrough("verify", load_parser=_gateway_parser, callback=_run_verify)
+smoke_test = PassThrough("smoke-test", load_parser=_gateway_parser, callback=_run_smoke_test)
+verify_images = PassThrough("verify-images", load_parser=_images_parser, callback=_run_verify_images)
+eval_command = PassThrough("eval", load_parser=_evals_parser, callback=_run_evals)

@@ -9,6 +9,9 @@ from appliance.protocol.canonical import canonical_json, sha256_hex
 from appliance.protocol.chat_fields import check_chat
 from appliance.protocol.errors import InvalidRequest
 
+RUNS_LISTED = 20
+RUNS_LISTED_MAX = 100
+
 _RUN_FIELDS = frozenset({"agent", "input", "messages", "stream"})
 _REPLAY_FIELDS: Mapping[str, frozenset[str]] = {
     "verify": frozenset({"mode"}),

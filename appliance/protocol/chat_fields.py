@@ -25,8 +25,8 @@ MAX_TOKENS_LIMIT = 2**31 - 1  # what llama.cpp and vLLM count tokens in
 MAX_STOPS = 16  # OpenAI takes 4; llama.cpp, vLLM and Ollama any number
 MAX_TOOLS = 1024  # OpenAI takes 128; editors with many tool servers send more
 
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_SAYS_WITHOUT_CONTENT = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+SAYS_WITHOUT_CONTENT = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
 
 
 def check_chat(body: Mapping[str, Any]) -> None:
@@ -51,8 +51,8 @@ def _message(message: Any, place: str) -> None:
     json_object(message, place)
     role = required(message, "role", place)
     string(role, f"{place}.role")
-    if role not in _ROLES:
-        raise wrong_name(role, f"{place}.role", _ROLES)
+    if role not in ROLES:
+        raise wrong_name(role, f"{place}.role", ROLES)
     content = message.get("content")
     if not isinstance(content, str):
         _content(content, message, place)
@@ -68,7 +68,7 @@ def _content(content: Any, message: Mapping[str, Any], place: str) -> None:
     if content is None:
         if message["role"] == "function":
             return
-        if message["role"] == "assistant" and any(message.get(name) for name in _SAYS_WITHOUT_CONTENT):
+        if message["role"] == "assistant" and any(message.get(name) for name in SAYS_WITHOUT_CONTENT):
             return
         required(message, "content", place)
     if not isinstance(content, list):

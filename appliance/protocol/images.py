@@ -16,7 +16,7 @@ ResponseFormat = Literal["url", "b64_json"]
 DEFAULT_SIZE = "1024x1024"
 MAX_IMAGES = 4
 
-_SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
+IMAGE_SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Steps = Annotated[StrictInt, Field(ge=1, le=200)]
@@ -53,7 +53,7 @@ class ImageOptions(BaseModel):
 OPTION_NAMES = frozenset(ImageOptions.model_fields)
 
 
-class _ImageFields(BaseModel):
+class ImageFields(BaseModel):
     """The fields that are not options; whatever else the body holds is kept in `model_extra`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -111,7 +111,7 @@ def parse_image_request(body: Mapping[str, Any], *, max_pixels: int) -> ImageReq
     if rest.get("size", ...) is None:
         del rest["size"]
     try:
-        fields = _ImageFields.model_validate(rest)
+        fields = ImageFields.model_validate(rest)
         checked_options = ImageOptions.model_validate(options)
     except ValidationError as error:
         raise _invalid_field(error) from None
@@ -132,7 +132,7 @@ def parse_image_request(body: Mapping[str, Any], *, max_pixels: int) -> ImageReq
     )
 
 
-def _check_stream(fields: _ImageFields) -> None:
+def _check_stream(fields: ImageFields) -> None:
     """OpenAI streams one picture, as base64: its events name neither a picture's number nor a URL."""
     if fields.n > 1:
         raise InvalidRequest(
@@ -151,7 +151,7 @@ def _is_blank(value: object) -> bool:
 
 
 def _parse_size(text: str, max_pixels: int) -> tuple[int, int]:
-    match = _SIZE.fullmatch(text)
+    match = IMAGE_SIZE.fullmatch(text)
     if match is None:
         raise InvalidRequest(
             f"size must be WIDTHxHEIGHT in pixels, such as {DEFAULT_SIZE}.", param="size", code="invalid_value"

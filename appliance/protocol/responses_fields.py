@@ -23,11 +23,11 @@ from appliance.protocol.fields import (
     wrong_type,
 )
 
-_ROLES = ("user", "assistant", "system", "developer")
+ROLES = ("user", "assistant", "system", "developer")
 
 _NO_MEMORY = "this gateway keeps no conversation. Leave it out and send the whole of it in 'input'."
 
-_REFUSED: Mapping[str, str] = {
+REFUSED: Mapping[str, str] = {
     "previous_response_id": _NO_MEMORY,
     "conversation": _NO_MEMORY,
     "background": "this gateway answers while you wait. Leave it out, or say false.",
@@ -39,7 +39,7 @@ _REFUSED: Mapping[str, str] = {
 
 def check_responses(body: Mapping[str, Any]) -> None:
     """Check the body of `POST /v1/responses`. Raises InvalidRequest."""
-    for name, why in _REFUSED.items():
+    for name, why in REFUSED.items():
         if body.get(name):
             raise unsupported(name, why)
     _input(required(body, "input"), "input")
@@ -71,7 +71,7 @@ def _item(item: Any, place: str) -> None:
 
 
 def _message(item: Mapping[str, Any], place: str) -> None:
-    one_of(*_ROLES)(required(item, "role", place), f"{place}.role")
+    one_of(*ROLES)(required(item, "role", place), f"{place}.role")
     content = required(item, "content", place)
     if not isinstance(content, str):
         list_of(_part)(content, f"{place}.content")

@@ -72,6 +72,8 @@ def render_refusal(refusal: Refusal, request_id: str) -> bytes:
     ]
     if refusal.status == 503:
         lines += [f"retry-after: {_RETRY_AFTER_S}", f"retry-after-ms: {_RETRY_AFTER_S * 1000}"]
+    if refusal.status == 405:
+        lines.append("allow: GET, HEAD, POST")  # RFC 9110, 15.5.6 wants it; which path it is was not looked at
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 

@@ -21,6 +21,7 @@ from appliance.server.routes.images import EDITS_PATH, add_picture_route, image_
 from appliance.server.routes.language import language_routes
 from appliance.server.routes.metrics import metrics_routes
 from appliance.server.routes.models import add_model_route, models_routes
+from appliance.server.routes.openapi import openapi_routes
 from appliance.server.routes.status import status_routes
 from appliance.server.routes.tools import tool_routes
 from appliance.server.throttle import GuessThrottle
@@ -53,6 +54,7 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
     observed = {**health_routes(components), **metrics_routes(components)}
     routes = {
         **observed,
+        **openapi_routes(),
         **status_routes(components),
         **models_routes(components),
         **language_routes(components),

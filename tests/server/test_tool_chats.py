@@ -175,9 +175,10 @@ async def test_responses_are_made_of_such_a_chat(tmp_path: Path, stream: bool) -
     assert response["status"] == "completed"
 
 
-async def test_a_forced_call_is_forced_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "noop"}}])
+async def test_a_forced_call_is_forced_once(tmp_path: Path, choice: object) -> None:
     async with chatting(tmp_path) as house:
-        answer = await chat(house, "echo", tool_choice="required")
+        answer = await chat(house, "echo", tool_choice=choice)
     assert answer.status == 200
     assert answer.json()["choices"][0]["finish_reason"] == "stop"
 

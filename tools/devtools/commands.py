@@ -96,6 +96,11 @@ def real(_arguments: list[str]) -> int:
     return _call(ensure_project(), ["-m", "tests.real.sdserver"])
 
 
+def man(_arguments: list[str]) -> int:
+    """Write the man page anew."""
+    return _call(ensure_project(), ["-m", "tools.devtools.manpage"])
+
+
 def _call(python: Path, arguments: Sequence[str]) -> int:
     sys.stdout.flush()
     return subprocess.call([str(python), *arguments], cwd=ROOT)
@@ -110,4 +115,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "binary": binary,
     "real": real,
     "lock": write_locks,
+    "man": man,
 }

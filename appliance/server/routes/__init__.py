@@ -4,6 +4,7 @@ OBSERVABILITY_PATHS = frozenset({"/health", "/readyz", "/health/upstreams", "/me
 OPEN_PATHS = frozenset({"/health", "/readyz"})  # on the API listener; all four on the observability listener
 
 API_PATHS = OBSERVABILITY_PATHS | {
+    "/openapi.json",
     "/v1/gateway/status",
     "/v1/models",
     "/v1/models/<path:model_id>",

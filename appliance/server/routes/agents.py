@@ -8,15 +8,12 @@ from urllib.parse import parse_qsl
 from appliance.agents.agents import transcript_of
 from appliance.agents.transcript import transcript_json
 from appliance.components import Components
-from appliance.protocol.agents import parse_replay, parse_run
+from appliance.protocol.agents import RUNS_LISTED, RUNS_LISTED_MAX, parse_replay, parse_run
 from appliance.protocol.errors import InvalidRequest
 from appliance.server.callers import run_caller
 from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
 from appliance.server.running import serve_run
 from appliance.storage.run_index import RunRow
-
-LISTED = 20
-MAX_LISTED = 100
 
 _CURSOR = re.compile(r"([0-9]{1,12}\.[0-9]{1,6})-(run-[0-9a-f]{24})")
 _FLAGS: Mapping[str, bool] = {"true": True, "false": False}
@@ -77,9 +74,9 @@ def _query(raw: bytes) -> Mapping[str, str]:
 
 def _limit(text: str | None) -> int:
     if text is None:
-        return LISTED
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_LISTED):
-        raise InvalidRequest(f"limit must be a number from 1 to {MAX_LISTED}.", param="limit")
+        return RUNS_LISTED
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= RUNS_LISTED_MAX):
+        raise InvalidRequest(f"limit must be a number from 1 to {RUNS_LISTED_MAX}.", param="limit")
     return int(text)
 
 
