@@ -14,7 +14,7 @@ from typing import Any
 
 from appliance.verification.evals_asking import Asker, Travel, open_travel
 from appliance.verification.evals_cases import MAX_FILE_BYTES, BadCases, Budget, Case, parse_cases
-from appliance.verification.evals_files import Partial
+from appliance.verification.evals_files import LATEST, Partial
 from appliance.verification.evals_options import make_parser
 from appliance.verification.evals_report import Baseline, Golden, Run, Terms, case_line, keep_run, read_standings
 from appliance.verification.evals_results import Attempt
@@ -87,10 +87,11 @@ def _evaluate(
         partial = Partial(options.out_dir, {**terms.facts(), "golden_sha256": golden.sha256}, started_at)
         _begin(partial, fresh=options.fresh)
         asker = Asker(target.base_url, target.token, carry, target.required)
-        attempts = run_cases(golden.cases, asker, budget, options.repeat, partial, _say_case)
+        say = _say_nothing if options.json else _say_case
+        attempts = run_cases(golden.cases, asker, budget, options.repeat, partial, say)
     verdict = keep_run(options.out_dir, Run(golden, terms, ready, attempts, started_at, now(), baseline))
     partial.remove()
-    print("\n".join(verdict.lines))
+    print((options.out_dir / LATEST).read_text(encoding="utf-8").rstrip() if options.json else "\n".join(verdict.lines))
     return EXIT_OK if verdict.ok else EXIT_FAILED
 
 
@@ -156,6 +157,10 @@ def _readiness(target: _Target, travel: Travel) -> dict[str, Any]:
 
 def _say_case(case: Case, made: Sequence[Attempt]) -> None:
     print(case_line(case, made), flush=True)
+
+
+def _say_nothing(_case: Case, _made: Sequence[Attempt]) -> None:
+    """The report is all that is printed."""
 
 
 def _say_error(text: str, code: int) -> int:

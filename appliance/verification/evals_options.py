@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="P",
         help="a median this much above the baseline, and 100 ms, got worse; default: %(default)g",
     )
+    add("--json", action="store_true", help="print the report as one JSON object instead of lines")
     add("--fresh", action="store_true", help="do not go on where an interrupted run stopped")
     return parser
 

@@ -234,6 +234,11 @@ def test_one_bad_answer_of_three_is_a_failure_with_its_rate(bench: Bench, capsys
     assert "67% good; without" in capsys.readouterr().out
 
 
+def test_the_report_may_be_all_that_is_printed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run(FakeModel({CHAT: [stream("hello")]}), case(), more=("--json",)) == 0
+    assert json.loads(capsys.readouterr().out) == bench.report()
+
+
 def test_every_run_is_kept_and_a_report_holds_the_runs_before_it(bench: Bench) -> None:
     for _ in range(2):
         assert bench.run(FakeModel({CHAT: [stream("hello")]}), case()) == 0
