@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from appliance.verification.http import Exchange, Gateway, check_base_url, open_exchange
+from appliance.verification.flags import base_url
+from appliance.verification.http import Exchange, Gateway, open_exchange
 from appliance.verification.image_checks import ImageChecks
 from appliance.verification.image_servers import check_a1111, check_openai_images
 from appliance.verification.report import Check, Line, run_checks, stop_unreachable
@@ -96,23 +97,16 @@ def make_parser() -> argparse.ArgumentParser:
         description="Check the images of a running gateway. Exit: 0 fine, 2 error, 130 interrupted.",
     )
     add = parser.add_argument
-    add("--gateway-base-url", type=_base_url, default=DEFAULT_BASE_URL, metavar="URL", help="default: %(default)s")
+    add("--gateway-base-url", type=base_url, default=DEFAULT_BASE_URL, metavar="URL", help="default: %(default)s")
     add("--token", help="default: GATEWAY_BEARER_TOKEN, else the generated token file of a local gateway")
     add("--insecure", action="store_true", help="do not check TLS certificates")
-    add("--also-check-a1111", type=_base_url, metavar="URL", help="also draw on this A1111 server, past the gateway")
-    add("--also-check-openai-images", type=_base_url, metavar="URL", help="also draw on this OpenAI-style server")
+    add("--also-check-a1111", type=base_url, metavar="URL", help="also draw on this A1111 server, past the gateway")
+    add("--also-check-openai-images", type=base_url, metavar="URL", help="also draw on this OpenAI-style server")
     add("--openai-images-model", metavar="NAME", help="model to ask that server for; default: none")
     add("--size", type=_size, default="64x64", metavar="WxH", help="size of the pictures; default: %(default)s")
     add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="longest silence; default: %(default)g s")
     add("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
-
-
-def _base_url(text: str) -> str:
-    try:
-        return check_base_url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _size(text: str) -> str:

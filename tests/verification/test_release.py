@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from appliance.verification import deployment
 from appliance.verification.http import Answer, Call, Unreachable
+from appliance.verification.manifest_forms import forms
 from appliance.verification.release import diff, freeze, main, verify
 from appliance.verification.sealed_json import Damaged, parse_sealed, seal
 from tests.verification.releases import executable, tree
@@ -138,6 +139,19 @@ def test_a_record_written_over_with_a_new_seal_breaks_the_chain(
     assert verify([str(out / "deployment-000002.json")]) == 1
     assert "deployment-000002.json: it follows" in capsys.readouterr().err
     assert freeze(["--out", str(out), "--app-dir", str(out)], {}) == 1, "nothing is added to a broken chain"
+
+
+def test_a_manifest_written_over_with_a_new_seal_is_not_the_one_the_record_names(
+    frozen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(frozen, out)
+    file = manifest_in(out)
+    manifest = {**{k: v for k, v in load(file).items() if k != "sha256"}, "glibc_floor": "2.17"}
+    for name, data in {file.name: seal(manifest), **forms(manifest, file.stem, seal(manifest))}.items():
+        (out / name).write_bytes(data)
+    assert verify([str(out / "deployment-000002.json")]) == 1
+    assert "it is not the manifest that the record names" in capsys.readouterr().err
 
 
 def test_a_diff_says_what_changed_by_name(frozen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
