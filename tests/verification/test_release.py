@@ -273,6 +273,33 @@ def test_secrets_of_a_unit_do_not_go_into_the_record(tmp_path: Path, monkeypatch
     assert "User=x" in text
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"sha256": 1}',
+        b'{"sha256": "", "a": NaN}',
+        b'{"sha256": "", "a": 1e999}',
+        b"[" * 100_000,
+        seal({}),
+        seal({"schema": "other"}),
+        seal({"schema": "gateway_appliance_release_manifest.v1"}),
+        seal({"schema": "gateway_appliance_release_manifest.v1", "executable": {}, "version": []}),
+        seal({"schema": "gateway_appliance_deployment_record.v1", "manifest": 3}),
+    ],
+    ids=lambda content: repr(content[:60]),
+)
+def test_what_is_no_manifest_is_a_difference_and_no_crash(
+    empty: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (empty / "x.json").write_bytes(content)
+    assert verify([str(empty / "x.json"), "--manifest-only"]) == 1
+    assert "DIFFERENT  x.json: " in capsys.readouterr().err
+    assert verify([str(empty / "x.json"), "--manifest-only", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
 @pytest.fixture
 def empty(tmp_path: Path) -> Path:
     folder = tmp_path / "empty"
