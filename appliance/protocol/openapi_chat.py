@@ -117,15 +117,14 @@ CHAT: Mapping[str, Any] = request_object(
     allOf=[STREAM_RULE],
 )
 
+
+def _texts(text: Schema) -> Schema:
+    """A text, texts, tokens, or lists of tokens."""
+    return any_of(text, *(array_of(one, lowest=1, highest=MAX_INPUTS) for one in (text, _TOKENS)), _TOKENS)
+
+
 COMPLETIONS: Mapping[str, Any] = request_object(
-    {
-        "prompt": any_of(
-            STRING,
-            array_of(STRING, lowest=1, highest=MAX_INPUTS),
-            _TOKENS,
-            array_of(_TOKENS, lowest=1, highest=MAX_INPUTS),
-        )
-    },
+    {"prompt": _texts(STRING)},
     {
         **_SAMPLING,
         "max_tokens": between("integer", 0, MAX_TOKENS_LIMIT),
@@ -138,14 +137,7 @@ COMPLETIONS: Mapping[str, Any] = request_object(
 )
 
 EMBEDDINGS: Mapping[str, Any] = request_object(
-    {
-        "input": any_of(
-            NON_EMPTY,
-            array_of(NON_EMPTY, lowest=1, highest=MAX_INPUTS),
-            _TOKENS,
-            array_of(_TOKENS, lowest=1, highest=MAX_INPUTS),
-        )
-    },
+    {"input": _texts(NON_EMPTY)},
     {
         **NOT_STREAMED,
         "encoding_format": one_of("float", "base64"),

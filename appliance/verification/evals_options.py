@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from appliance.verification.arguments import base_url
+from appliance.verification.flags import base_url
 
 TOLERANCE_PERCENT = 50.0
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from appliance.verification.arguments import base_url
+from appliance.verification.flags import add_gateway_flags
 from appliance.verification.gateway_checks import GatewayChecks
 from appliance.verification.http import Exchange, Gateway, open_exchange
 from appliance.verification.images import gateway_checks as image_checks
@@ -201,10 +201,7 @@ def make_parser() -> argparse.ArgumentParser:
         "Exit: 0 all fine, 1 any failure, 2 usage, 130 interrupted.",
     )
     add = parser.add_argument
-    add("--base-url", type=base_url, metavar="URL", help="the gateway that runs; default: start one")
-    add("--obs-url", type=base_url, metavar="URL", help="its observability listener, which needs no token")
-    add("--token", help="default: GATEWAY_BEARER_TOKEN, else the generated token file of a local gateway")
-    add("--insecure", action="store_true", help="do not check TLS certificates")
+    add_gateway_flags(parser, base_url_help="the gateway that runs; default: start one")
     add("--skip-pytest", action="store_true", help="do not run the tree's own tests first")
     add("--require-backend", action="store_true", help="a model that does not answer is a failure")
     add("--appliance", action="store_true", help="as on a box: --require-backend and --check-images")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from appliance.verification.arguments import base_url
+from appliance.verification.flags import base_url
 from appliance.verification.http import Exchange, Gateway, open_exchange
 from appliance.verification.image_checks import ImageChecks
 from appliance.verification.image_servers import check_a1111, check_openai_images

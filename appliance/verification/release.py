@@ -9,7 +9,8 @@ from pathlib import Path
 
 from appliance.verification.archive import NoArchive
 from appliance.verification.deployment import Running, make_record, name_of
-from appliance.verification.http import Exchange, Gateway, check_base_url, open_exchange
+from appliance.verification.flags import add_gateway_flags
+from appliance.verification.http import Exchange, Gateway, open_exchange
 from appliance.verification.manifest import CannotFreeze, Release, find_release, make_manifest, stem_of
 from appliance.verification.manifest_forms import forms
 from appliance.verification.release_checks import check_release, load_for_diff
@@ -157,10 +158,7 @@ def _freeze_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="where the manifest and the records go")
     add("--app-dir", type=Path, metavar="DIR", help="the folder of the executable, or a source tree; default: this one")
-    add("--base-url", type=_base_url, metavar="URL", help="the gateway that runs, whose backends are written down")
-    add("--obs-url", type=_base_url, metavar="URL", help="its observability listener")
-    add("--token", help="default: GATEWAY_BEARER_TOKEN, else the generated token file of a local gateway")
-    add("--insecure", action="store_true", help="do not check TLS certificates")
+    add_gateway_flags(parser, base_url_help="the gateway that runs, whose backends are written down")
     add("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
 
@@ -188,13 +186,6 @@ def _diff_parser() -> argparse.ArgumentParser:
     parser.add_argument("after", type=Path, metavar="B")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
-
-
-def _base_url(text: str) -> str:
-    try:
-        return check_base_url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 PARSERS: Mapping[str, Callable[[], argparse.ArgumentParser]] = {

@@ -19,14 +19,11 @@ def check_release(file: Path, release: Release | None) -> Iterator[str]:
     """
     document = read_sealed(file)
     yield f"{file.name}: as it was written"
-    if document.get("schema") == DEPLOYMENT:
-        manifest = _manifest_of(document, file.parent)
-    elif document.get("schema") == SCHEMA:
-        manifest = file
-    else:
+    if document.get("schema") not in (SCHEMA, DEPLOYMENT):
         raise Damaged(f"{file.name}: its schema is {str(document.get('schema'))[:80]!r}, which is unknown here")
     try:
-        yield from _check_manifest(manifest, release)
+        is_record = document["schema"] == DEPLOYMENT
+        yield from _check_manifest(_manifest_of(document, file.parent) if is_record else file, release)
         yield from _check_records(file.parent)
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{file.name}: a field is missing or of another kind: {error}") from None

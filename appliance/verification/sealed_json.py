@@ -42,10 +42,14 @@ def parse_sealed(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get(SEAL), str):
         raise Damaged(f"{name}: it has no field {SEAL!r} at its top")
     content = {key: value for key, value in document.items() if key != SEAL}
-    if digest(spell(content)) != document[SEAL]:
+    try:
+        spelled, stated = spell(document), digest(spell(content))
+    except (ValueError, RecursionError) as error:  # a number that JSON has no word for
+        raise Damaged(f"{name}: no JSON: {error}") from None
+    if stated != document[SEAL]:
         raise Damaged(f"{name}: its content does not have the digest that it states, {document[SEAL][:64]!r}")
-    if spell(document) != data:
-        raise Damaged(f"{name}: byte {_first_difference(data, spell(document))} is not as it was written")
+    if spelled != data:
+        raise Damaged(f"{name}: byte {_first_difference(data, spelled)} is not as it was written")
     return document
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from appliance.verification import deployment
 from appliance.verification.http import Answer, Call, Unreachable
+from appliance.verification.manifest_forms import forms
 from appliance.verification.release import diff, freeze, main, verify
 from appliance.verification.sealed_json import Damaged, parse_sealed, seal
 from tests.verification.releases import executable, tree
@@ -140,6 +141,19 @@ def test_a_record_written_over_with_a_new_seal_breaks_the_chain(
     assert freeze(["--out", str(out), "--app-dir", str(out)], {}) == 1, "nothing is added to a broken chain"
 
 
+def test_a_manifest_written_over_with_a_new_seal_is_not_the_one_the_record_names(
+    frozen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(frozen, out)
+    file = manifest_in(out)
+    manifest = {**{k: v for k, v in load(file).items() if k != "sha256"}, "glibc_floor": "2.17"}
+    for name, data in {file.name: seal(manifest), **forms(manifest, file.stem, seal(manifest))}.items():
+        (out / name).write_bytes(data)
+    assert verify([str(out / "deployment-000002.json")]) == 1
+    assert "it is not the manifest that the record names" in capsys.readouterr().err
+
+
 def test_a_diff_says_what_changed_by_name(frozen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     executable(tmp_path, modules={"appliance": b"other code", "new": b"x"})
     assert freeze(["--out", str(tmp_path), "--app-dir", str(tmp_path)], {}) == 0
@@ -257,6 +271,33 @@ def test_secrets_of_a_unit_do_not_go_into_the_record(tmp_path: Path, monkeypatch
     assert "secret" not in text
     assert "GATEWAY_BEARER_TOKEN=***" in text
     assert "User=x" in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"sha256": 1}',
+        b'{"sha256": "", "a": NaN}',
+        b'{"sha256": "", "a": 1e999}',
+        b"[" * 100_000,
+        seal({}),
+        seal({"schema": "other"}),
+        seal({"schema": "gateway_appliance_release_manifest.v1"}),
+        seal({"schema": "gateway_appliance_release_manifest.v1", "executable": {}, "version": []}),
+        seal({"schema": "gateway_appliance_deployment_record.v1", "manifest": 3}),
+    ],
+    ids=lambda content: repr(content[:60]),
+)
+def test_what_is_no_manifest_is_a_difference_and_no_crash(
+    empty: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (empty / "x.json").write_bytes(content)
+    assert verify([str(empty / "x.json"), "--manifest-only"]) == 1
+    assert "DIFFERENT  x.json: " in capsys.readouterr().err
+    assert verify([str(empty / "x.json"), "--manifest-only", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
 
 
 @pytest.fixture
