@@ -3,7 +3,7 @@
 import pytest
 from trio.testing import MockClock
 
-DELIVERY_S = 0.005  # real seconds; loopback needs microseconds, a loaded machine milliseconds
+DELIVERY_S = 0.004  # real seconds; loopback needs microseconds, a loaded machine milliseconds
 
 
 @pytest.fixture
