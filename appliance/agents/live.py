@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from appliance.admission.grace import Grace
 from appliance.agents.runner import Model, Tools
@@ -16,6 +17,7 @@ from appliance.protocol.streams import usage_in
 from appliance.protocol.tools import ToolCall
 from appliance.telemetry.metrics import Metrics
 from appliance.toolbus.bus import ToolBus, ToolCaller
+from appliance.toolbus.meter import IoBudget
 
 RELEASE_S = 5.0  # what giving a slot back may take; a language backend has nothing to confirm
 
@@ -71,15 +73,24 @@ class LiveTools(Tools):
         self._bus = bus
         self._caller = caller
         self._head = head
+        self._budget = IoBudget(head.spec.max_total_tool_io_bytes)
 
     async def invoke(self, call: Requested, step: int) -> ToolDone:
-        """A call that the bus refuses is told to the model, which may do better. Raises StorageFull."""
+        """A call that the bus refuses is told to the model, which may do better. Raises StorageFull.
+
+        A program that overdraws the run's IO budget is ended at once, and its bytes are what ends the run.
+        """
         if not self._head.offers(call.name):
             return refused("unknown_tool", f"There is no tool {call.name[:64]!r} in this run.")
         try:
-            ran = await self._bus.invoke(self._caller, ToolCall(call.name, call.arguments))
+            with self._budget.metered() as metered:
+                ran = await self._bus.invoke(self._caller, ToolCall(call.name, call.arguments))
         except _NOT_RUN as error:
             return refused(error.code or "refused", error.message)
+        if metered.scope.cancelled_caught:
+            overdrawn = refused("io_budget", f"{call.name} was ended: the run's IO budget is spent.")
+            return replace(overdrawn, io_bytes=metered.counted)
+        self._budget.settle(metered, ran.io_bytes)
         return ToolDone(
             ok=ran.ok,
             result=ran.result,

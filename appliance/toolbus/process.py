@@ -10,6 +10,7 @@ import trio
 
 from appliance.toolbus.base import ToolFailed
 from appliance.toolbus.family import Family
+from appliance.toolbus.meter import spend
 from appliance.toolbus.program import Program, ProgramResult
 from appliance.toolbus.spawning import explain_start, spawn
 from appliance.toolbus.tails import Tail
@@ -91,12 +92,14 @@ async def _feed(run: _Run) -> None:
             piece = data[start : start + _PIECE_BYTES]
             await stdin.send_all(piece)
             run.sent_bytes += len(piece)
+            spend(len(piece))
     await stdin.aclose()
 
 
 async def _collect(stream: trio.abc.ReceiveStream | None, tail: Tail) -> None:
     while stream is not None and (data := await stream.receive_some(_PIECE_BYTES)):
         tail.add(data)
+        spend(len(data))
 
 
 async def _exited(run: _Run) -> None:

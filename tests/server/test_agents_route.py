@@ -45,9 +45,11 @@ SPECS = {
 
 
 @asynccontextmanager
-async def agents(tmp_path: Path, **settings: str) -> AsyncIterator[House]:
-    (tmp_path / "script.json").write_text(json.dumps(SCRIPT))
-    (tmp_path / "specs.json").write_text(json.dumps(SPECS))
+async def agents(
+    tmp_path: Path, *, script: Mapping[str, Any] = SCRIPT, specs: Mapping[str, Any] = SPECS, **settings: str
+) -> AsyncIterator[House]:
+    (tmp_path / "script.json").write_text(json.dumps(script))
+    (tmp_path / "specs.json").write_text(json.dumps(specs))
     paths = {"MOCK_CHAT_SCRIPT": str(tmp_path / "script.json"), "AGENT_SPECS_PATH": str(tmp_path / "specs.json")}
     tokens = {"GATEWAY_BEARER_TOKENS": f"{TOKEN},{OTHER}"}
     async with open_house_with_records(tmp_path, **{**tokens, **paths, **settings}) as house:
@@ -214,6 +216,30 @@ async def test_a_run_that_fails_is_an_answer(tmp_path: Path, text: str, error: s
     async with agents(tmp_path) as house:
         answer = await house.post(RUN, {"input": text, "agent": "short"})
     assert (answer.status, answer.json()["ok"], answer.json()["error"]) == (200, False, error)
+
+
+async def test_a_program_that_overdraws_the_io_budget_is_ended_and_so_is_the_run(tmp_path: Path) -> None:
+    program = {"type": "subprocess", "argv": ["/usr/bin/yes"], "timeout_sec": 600}
+    tool = {"name": "endless", "version": "1", "parameters": {"type": "object"}, "exec": program}
+    (tmp_path / "tools.json").write_text(json.dumps({"tools": [tool]}))
+    spec = {"model": "mock", "tier": 2, "tools_allowlist": ["endless"], "max_total_tool_io_bytes": 500_000}
+    script = {
+        "models": ["mock"],
+        "rules": [
+            {"when": {"tools": True}, "answer": {"tool_calls": [{"name": "endless", "arguments": {}}]}},
+            {"answer": {"text": "I plan."}},
+        ],
+    }
+    async with agents(
+        tmp_path, TOOLS_REGISTRY_PATH=str(tmp_path / "tools.json"), specs={"default": spec}, script=script
+    ) as house:
+        done = await run(house, "go")
+        verdict = (await house.post(f"{REPLAY}/{done['run_id']}", {"mode": "verify"})).json()
+    assert (done["ok"], done["error"]) == (False, "tool IO budget exceeded")
+    [called] = [event for event in done["events"] if event["type"] == "tool"]
+    assert called["result"]["error_type"] == "io_budget"
+    assert 500_000 < called["io_bytes"] < 2_000_000
+    assert verdict["identical"]
 
 
 async def test_heavy_runs_do_not_wait_and_light_ones_wait_in_a_short_queue(
