@@ -5,7 +5,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -82,13 +82,19 @@ class Request:
         await self.stream.send_all(data)
 
     async def hung_up(self) -> None:
-        """Wait until the client has closed or reset its connection."""
-        try:
+        """Wait until the client has closed or reset its connection. Its next request is left for who reads it."""
+        if isinstance(self.stream, trio.SocketStream):
+            await trio.lowlevel.wait_readable(self.stream.socket)
+            if not self.is_hung_up():
+                await trio.sleep_forever()
+        else:
+            await self._read_to_the_end()
+        self.statistics.hangups.append(trio.current_time())
+
+    async def _read_to_the_end(self) -> None:
+        with suppress(trio.BrokenResourceError):
             while await self.stream.receive_some(65536):
                 pass
-        except trio.BrokenResourceError:
-            pass
-        self.statistics.hangups.append(trio.current_time())
 
     def is_hung_up(self) -> bool:
         """Say whether the client has closed or reset already, whatever else waits to be read."""
