@@ -386,10 +386,11 @@ class _Forgetful(dict):
 
 
 async def test_somebody_who_interrupts_on_the_server_is_told_of(nursery, loopback_clock):
-    async with open_upstream(Settings()) as upstream, open_fake_comfyui(Behaviour(step_s=0.5)) as fake:
+    async with open_upstream(Settings()) as upstream, open_fake_comfyui(Behaviour(step_s=5)) as fake:
         drawing = Drawing()
         nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url), upstream)
         await fake.until_active()
+        await trio.sleep(1)  # the start of a job forgets an interrupt that came before it
         await upstream.exchange(_control(fake, "/interrupt", {}))
         await drawing.slot_back.wait()
     assert "somebody interrupted it there" in drawing.error.message
