@@ -59,10 +59,12 @@ def make_log(path: Path, disk: Disk | None = None, **more: Any) -> RecordLog:
 
 
 @asynccontextmanager
-async def running(path: Path, disk: Disk | None = None, **more: Any) -> AsyncIterator[RecordLog]:
-    """A log that is written; the end flushes it."""
+async def running(
+    path: Path, disk: Disk | None = None, *, within_s: float = 20, **more: Any
+) -> AsyncIterator[RecordLog]:
+    """A log that is written; the end flushes it. `within_s`: what the block may take before it counts as hung."""
     records = make_log(path, disk, **more)
-    with trio.fail_after(20):
+    with trio.fail_after(within_s):
         async with trio.open_nursery() as nursery:
             await nursery.start(records.run)
             yield records
