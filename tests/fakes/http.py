@@ -82,19 +82,21 @@ class Request:
         await self.stream.send_all(data)
 
     async def hung_up(self) -> None:
-        """Wait until the client has closed or reset its connection. Its next request is left for who reads it."""
-        if isinstance(self.stream, trio.SocketStream):
-            await trio.lowlevel.wait_readable(self.stream.socket)
-            if not self.is_hung_up():
-                await trio.sleep_forever()
-        else:
-            await self._read_to_the_end()
-        self.statistics.hangups.append(trio.current_time())
-
-    async def _read_to_the_end(self) -> None:
+        """Wait until the client has closed or reset its connection; what it sends until then is thrown away."""
         with suppress(trio.BrokenResourceError):
             while await self.stream.receive_some(65536):
                 pass
+        self.statistics.hangups.append(trio.current_time())
+
+    async def hung_up_instead(self) -> None:
+        """The same while it is answered: a next request that comes on the connection is left for who reads it."""
+        if not isinstance(self.stream, trio.SocketStream):
+            await self.hung_up()
+            return
+        await trio.lowlevel.wait_readable(self.stream.socket)
+        if not self.is_hung_up():
+            await trio.sleep_forever()
+        self.statistics.hangups.append(trio.current_time())
 
     def is_hung_up(self) -> bool:
         """Say whether the client has closed or reset already, whatever else waits to be read."""

@@ -87,7 +87,7 @@ async def _work(fake: FakeOllama, request: Request, answer: "Answer") -> None:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                await request.hung_up()
+                await request.hung_up_instead()
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)

@@ -86,7 +86,7 @@ async def _work(fake: FakeOpenAIChat, request: Request, answer: "Answer") -> Non
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                await request.hung_up()
+                await request.hung_up_instead()
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
