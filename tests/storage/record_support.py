@@ -12,7 +12,7 @@ import trio
 from appliance.storage.chain import Verification, verify_lines
 from appliance.storage.records import RecordLog, RecordStatistics
 from appliance.storage.segments import list_closed
-from tests.storage.support import Disk
+from tests.storage.support import HUNG_S, Disk
 
 
 class Events(list[str]):
@@ -49,6 +49,7 @@ def make_log(path: Path, disk: Disk | None = None, **more: Any) -> RecordLog:
         "max_bytes": 0,
         "total_max_bytes": 0,
         "retry_interval_s": 0.001,
+        "flush_timeout_s": HUNG_S,
         "log": Events(),
         "boot_id": lambda: "this one",
         **more,
@@ -60,7 +61,7 @@ def make_log(path: Path, disk: Disk | None = None, **more: Any) -> RecordLog:
 
 @asynccontextmanager
 async def running(
-    path: Path, disk: Disk | None = None, *, within_s: float = 20, **more: Any
+    path: Path, disk: Disk | None = None, *, within_s: float = HUNG_S, **more: Any
 ) -> AsyncIterator[RecordLog]:
     """A log that is written; the end flushes it. `within_s`: what the block may take before it counts as hung."""
     records = make_log(path, disk, **more)
@@ -73,7 +74,7 @@ async def running(
 
 async def until(condition: Callable[[RecordStatistics], bool], records: RecordLog) -> None:
     """Wait for a thread to have done its work; bounded."""
-    with trio.fail_after(10):
+    with trio.fail_after(HUNG_S):
         while not condition(records.statistics()):  # noqa: ASYNC110 (a thread's work has no event)
             await trio.sleep(0.001)
 

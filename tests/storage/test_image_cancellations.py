@@ -11,6 +11,7 @@ import trio.testing
 from appliance.storage.imagefiles import WriteOutcome
 from appliance.storage.images import ImageStore
 from tests.storage.support import (
+    HUNG_S,
     TTL_S,
     CancelAtStep,
     Clock,
@@ -112,7 +113,7 @@ async def test_cancelled_while_another_one_writes_the_same_picture(tmp_path: Pat
         await store.save(picture(1))
     assert scope.cancelled_caught
     gate.set()
-    with trio.fail_after(5):
+    with trio.fail_after(HUNG_S):
         stored = await store.save(picture(1))
     assert disk.writes == 1
     assert names_in(tmp_path) == [stored.name]
@@ -156,7 +157,7 @@ async def test_writer_that_is_cancelled_leaves_the_work_to_the_next_one(tmp_path
     await trio.testing.wait_all_tasks_blocked()
     scope.cancel()
     limiter.release_on_behalf_of("the test")
-    with trio.fail_after(5):
+    with trio.fail_after(HUNG_S):
         await store.save(picture(1))
     assert disk.writes == 1
     assert limiter.borrowed_tokens == 0

@@ -13,7 +13,7 @@ import trio.testing
 from appliance.storage import journal as journal_module
 from appliance.storage.atomic import Write
 from appliance.storage.journal import MAX_LINE_BYTES, QUEUE_LINES, JournalStatistics, RequestJournal
-from tests.storage.support import Disk
+from tests.storage.support import HUNG_S, Disk
 
 
 class Events(list[str]):
@@ -24,7 +24,7 @@ class Events(list[str]):
 
 
 def make_journal(path: Path, disk: Disk | None = None, *, write: Write | None = None, **more: float) -> RequestJournal:
-    options = {"linger_s": 0.0, "retry_interval_s": 0.001, **more}
+    options = {"linger_s": 0.0, "retry_interval_s": 0.001, "flush_timeout_s": HUNG_S, **more}
     return RequestJournal(
         path,
         max_bytes=0,
@@ -41,13 +41,13 @@ def lines_of(path: Path) -> Iterator[object]:
 
 async def run_to_the_end(journal: RequestJournal) -> None:
     journal.close_nowait()
-    with trio.fail_after(10):
+    with trio.fail_after(HUNG_S):
         await journal.run()
 
 
 async def until(condition: Callable[[JournalStatistics], bool], journal: RequestJournal) -> None:
     """Wait for a thread to have done its work; bounded."""
-    with trio.fail_after(10):
+    with trio.fail_after(HUNG_S):
         while not condition(journal.statistics()):  # noqa: ASYNC110 (a thread's work has no event)
             await trio.sleep(0.001)
 
@@ -174,7 +174,7 @@ async def test_failing_disk_does_not_hold_up_the_end_and_what_is_lost_is_counted
     disk = Disk()
     disk.fill()
     journal = make_journal(tmp_path / "requests.jsonl", disk, retry_interval_s=1000, flush_timeout_s=1000)
-    with trio.fail_after(5):
+    with trio.fail_after(HUNG_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(journal.run)
             for number in range(5):
@@ -212,7 +212,7 @@ async def test_disk_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
             journal.record_nowait({"n": 0})
             await trio.testing.wait_all_tasks_blocked(0.01)
             journal.record_nowait({"n": 1})
-            with trio.fail_after(5):
+            with trio.fail_after(HUNG_S):
                 journal.close_nowait()
                 await until(lambda now: now.dropped == 2, journal)
     finally:

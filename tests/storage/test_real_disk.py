@@ -16,7 +16,7 @@ from appliance.storage.atomic import write_atomic
 from appliance.storage.images import ImageStore
 from appliance.storage.journal import RequestJournal
 from tests.fakes.disks import SIZE_BYTES, small_disk
-from tests.storage.support import assert_consistent, names_in, picture
+from tests.storage.support import HUNG_S, assert_consistent, names_in, picture
 
 __all__ = ["small_disk"]
 
@@ -85,7 +85,7 @@ async def test_journal_on_a_full_disk_recovers_with_whole_lines(small_disk: Path
         await nursery.start(journal.run)
         for number in range(200):
             journal.record_nowait({"n": number, "filler": "x" * 100})
-        with trio.fail_after(10):
+        with trio.fail_after(HUNG_S):
             while not journal.statistics().failing:  # noqa: ASYNC110 (a thread's work has no event)
                 await trio.sleep(0.01)
             (small_disk / "filler").unlink()

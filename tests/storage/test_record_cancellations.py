@@ -10,7 +10,7 @@ import trio
 from appliance.protocol.errors import ShuttingDown, StorageFull
 from appliance.storage.records import QUEUE_RECORDS, RecordLog
 from tests.storage.record_support import append_many, assert_found, assert_whole, id_of, make_log, running, verify_log
-from tests.storage.support import CancelAtStep
+from tests.storage.support import HUNG_S, CancelAtStep
 
 Operation = Callable[[RecordLog], Awaitable[object]]
 
@@ -60,7 +60,7 @@ async def test_cancelled_at_any_await_the_log_serves_on(tmp_path: Path, name: st
 async def test_append_cancelled_while_the_queue_is_full_stores_nothing(tmp_path: Path) -> None:
     path = tmp_path / "invocations.jsonl"
     records = make_log(path)
-    with trio.fail_after(20):
+    with trio.fail_after(HUNG_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(append_many, records, range(QUEUE_RECORDS))
             await trio.testing.wait_all_tasks_blocked()
@@ -105,7 +105,7 @@ async def run_and_cancel(path: Path, kept: dict[str, bytes], step: int) -> bool:
             finally:
                 trio.lowlevel.remove_instrument(instrument)
 
-    with trio.fail_after(20):
+    with trio.fail_after(HUNG_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             with contextlib.suppress(StorageFull, ShuttingDown):

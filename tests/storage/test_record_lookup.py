@@ -26,6 +26,7 @@ from tests.storage.record_support import (
     running,
     until,
 )
+from tests.storage.support import HUNG_S
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def index_of(path: Path) -> Path:
 
 async def until_forgotten(records: RecordLog) -> None:
     """Wait until the index has everything, and the memory nothing."""
-    with trio.fail_after(10):
+    with trio.fail_after(HUNG_S):
         while records._lookup._recent:  # noqa: ASYNC110 (a thread's work has no event)
             await trio.sleep(0.001)
 

@@ -25,7 +25,7 @@ from tests.storage.record_support import (
     running,
     until,
 )
-from tests.storage.support import Disk, names_in
+from tests.storage.support import HUNG_S, Disk, names_in
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -262,7 +262,7 @@ async def test_who_finds_the_queue_full_waits_for_a_place(tmp_path: Path) -> Non
     path = tmp_path / "invocations.jsonl"
     records = make_log(path)
     number = QUEUE_RECORDS + 50
-    with trio.fail_after(20):
+    with trio.fail_after(HUNG_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(append_many, records, range(number))
             await trio.testing.wait_all_tasks_blocked()
@@ -299,7 +299,7 @@ async def test_disk_that_hangs_does_not_hold_up_the_end_and_who_waits_is_refused
 
     records = make_log(tmp_path / "invocations.jsonl", HangingDisk(), flush_timeout_s=0.01)
     try:
-        with trio.fail_after(5):
+        with trio.fail_after(HUNG_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(records.run)
                 for number in range(3):
@@ -314,7 +314,7 @@ async def test_disk_that_hangs_does_not_hold_up_the_end_and_who_waits_is_refused
 async def test_everything_queued_at_the_end_is_flushed(tmp_path: Path) -> None:
     path = tmp_path / "invocations.jsonl"
     records = make_log(path)
-    with trio.fail_after(10):
+    with trio.fail_after(HUNG_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(append_many, records, range(600))
             await trio.testing.wait_all_tasks_blocked()

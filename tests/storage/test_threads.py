@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from appliance.storage.threads import OneThread
+from tests.storage.support import HUNG_S
 
 
 async def test_job_runs_in_a_thread_and_its_result_or_error_comes_back() -> None:
@@ -40,7 +41,7 @@ async def test_abandoned_job_runs_on_and_is_waited_for() -> None:
         await thread.wait_idle()
     assert scope.cancelled_caught
     gate.set()
-    with trio.fail_after(5):
+    with trio.fail_after(HUNG_S):
         await thread.wait_idle()
     assert ended == [True]
     assert await thread.run(lambda: 1) == 1
