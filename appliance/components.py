@@ -19,7 +19,7 @@ from appliance.dispatch.catalogue import Catalogue
 from appliance.dispatch.dispatch import Dispatcher
 from appliance.dispatch.repeats import Repeats
 from appliance.dispatch.routing import build_router
-from appliance.protocol.ids import NewId, new_id
+from appliance.protocol.ids import IdMaker, NewId
 from appliance.storage.images import ImageStore
 from appliance.storage.journal import RequestJournal
 from appliance.storage.records import RecordLog
@@ -100,7 +100,6 @@ async def open_components(
     *,
     routes: frozenset[str],
     log: Log,
-    make_id: NewId = new_id,
     own_ports: frozenset[int] = frozenset(),
 ) -> AsyncIterator[Components]:
     """Open everything a serving process needs; services are not started. Closes what it opened.
@@ -117,6 +116,7 @@ async def open_components(
     admission = RunAdmission(settings, configuration.backends)
     metrics = Metrics(version=__version__, routes=routes, readings=_readings(stores, leases, admission))
     router = build_router(settings, configuration.backends, configuration.aliases)
+    make_id = IdMaker()
     https = any(one.base_url.startswith("https:") for one in classes.values())
     async with open_upstream(settings, observe=metrics.note_upstream, https=https) as upstream:
         catalogue = _make_catalogue(configuration, upstream)

@@ -14,7 +14,7 @@ import trio
 from appliance.server.connection import HypercornConversation, hypercorn_conversations
 from appliance.server.connection_lane_call import LaneCall
 from appliance.server.connection_link import RECEIVE_BYTES, Link
-from appliance.server.connection_requests import CALL_WHEN_LEFT, AsgiApp
+from appliance.server.connection_requests import ANSWERS, CALL_WHEN_LEFT, AsgiApp
 from appliance.server.listener_limits import CONTAINED, CrashReport, ListenerLimits
 from appliance.server.strict import PlainHead, plain_head
 
@@ -221,7 +221,7 @@ class LaneConversation:
             "client": self._link.peer,
             "server": self._link.local,
             "state": {},
-            "extensions": {CALL_WHEN_LEFT: call.call_when_left},
+            "extensions": {CALL_WHEN_LEFT: call.call_when_left, ANSWERS: call},
         }
 
     def _end_call(self, call: LaneCall) -> bool:

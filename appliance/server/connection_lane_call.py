@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import trio
 
 from appliance.server.connection_answer import AnswerFraming
-from appliance.server.connection_requests import Message
+from appliance.server.connection_requests import Headers, Message
 
 _DISCONNECT = "http.disconnect"
 # An application that sends without ever waiting lets the others run after so many pieces.
@@ -87,15 +87,35 @@ class LaneCall:
             if not framing.waits_for_body:
                 await self._write(framing.take_head())
             return
-        more = message.get("more_body", False)
-        await self._write(framing.frame(message.get("body", b""), more=more))
-        if more:
-            await self._let_others_run()
+        body = message.get("body", b"")
+        if message.get("more_body", False):
+            await self.piece(body)
             return
-        framing.check_end()
-        if not self.closed:
-            self.close()
-            self._lane.note_answered()
+        await self._write(framing.frame(body, more=False))
+        self._end()
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Answers`."""
+        if self.closed:
+            await trio.lowlevel.checkpoint()
+            return
+        framing = self._framing
+        framing.begin(status, headers, last=self._lane.is_last(self.left))
+        self.begun = True
+        await self._lane.write(framing.frame(body, more=False))
+        self._end()
+
+    async def piece(self, body: bytes) -> None:
+        """See `Answers`."""
+        if self.closed:
+            await trio.lowlevel.checkpoint()
+            return
+        await self._write(self._framing.frame(body, more=True))
+        self._sends += 1
+        if self._sends % _SENDS_IN_A_ROW:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
 
     def call_when_left(self, on_left: Callable[[], None]) -> None:
         """Call back, once and synchronously, if the client leaves before its answer is complete; at once if it has."""
@@ -119,14 +139,13 @@ class LaneCall:
         if self._on_left is not None:
             self._on_left()
 
+    def _end(self) -> None:
+        self._framing.check_end()
+        if not self.closed:
+            self.close()
+            self._lane.note_answered()
+
     async def _write(self, data: bytes) -> None:
         if data:
             self.begun = True
             await self._lane.write(data)
-
-    async def _let_others_run(self) -> None:
-        self._sends += 1
-        if self._sends % _SENDS_IN_A_ROW:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()

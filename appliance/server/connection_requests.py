@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -15,7 +15,23 @@ MESSAGE_OVERHEAD_BYTES = 256
 # every request 40 us; this costs those whose client leaves.
 CALL_WHEN_LEFT = "appliance.call_when_left"
 
+# Another: what takes an answer as it is, whole or in pieces, where messages would only be packed to be unpacked.
+ANSWERS = "appliance.answers"
+
 Message = dict[str, Any]
+Headers = list[tuple[bytes, bytes]]
+
+
+class Answers(Protocol):
+    """Takes one answer, as the messages of ASGI would bring it. Raises BadAnswer."""
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """The answer. `headers` say its length."""
+
+    async def piece(self, body: bytes) -> None:
+        """A piece of the body of an answer that `http.response.start` began; another message ends it."""
+
+
 AsgiApp = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 

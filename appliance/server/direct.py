@@ -13,10 +13,10 @@ import trio
 from appliance.protocol.errors import MethodNotAllowed
 from appliance.server.connection_requests import CALL_WHEN_LEFT
 from appliance.server.exchange import Answer, DirectRoutes, Handler, Request, SendPiece, Upload
+from appliance.server.sending import Sender
 from appliance.server.visit import Visit
 
 Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
 
 
 class ClientLeft(Exception):
@@ -50,7 +50,7 @@ class RouteTable:
         return Found(template, self._routes[template], variable) if template is not None and variable else None
 
 
-async def serve_direct(visit: Visit, found: Found, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+async def serve_direct(visit: Visit, found: Found, scope: Mapping[str, Any], receive: Receive, send: Sender) -> None:
     """Read the body, call the handler, send its answer; a client that leaves cancels the handler at once.
 
     Raises what the handler raises, MethodNotAllowed, ClientLeft.
@@ -67,34 +67,28 @@ async def serve_direct(visit: Visit, found: Found, scope: Mapping[str, Any], rec
     call_when_left = scope["extensions"].get(CALL_WHEN_LEFT)
     if call_when_left is not None:
         call_when_left(lambda: visit.leave(trio.current_time()))
-        await send_answer(visit, await handler(request), send)
+        await send_answer(await handler(request), send)
         return
     async with trio.open_nursery() as nursery:  # another server than our listener: its one way to say so is a message
         nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
-        await send_answer(visit, await handler(request), send)
+        await send_answer(await handler(request), send)
         nursery.cancel_scope.cancel()
 
 
-async def send_answer(visit: Visit, answer: Answer, send: Send) -> None:
+async def send_answer(answer: Answer, send: Sender) -> None:
     """Send the head and the body, whole or in pieces."""
-    whole = answer.body if isinstance(answer.body, bytes) else None
     headers = [(b"content-type", answer.content_type.encode("latin-1"))]
-    if whole is not None:
-        headers.append((b"content-length", str(len(whole)).encode()))
-    headers.extend((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items())
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     if isinstance(answer.body, bytes):
-        content = b"" if visit.method == "HEAD" else answer.body
-        await send({"type": "http.response.body", "body": content, "more_body": False})
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
+    if isinstance(answer.body, bytes):
+        await send.whole(answer.status, headers, answer.body)
         return
-
-    async def send_piece(piece: bytes) -> None:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     if isinstance(answer.body, AsyncGenerator):
-        await _send_pieces(answer.body, send_piece)
+        await _send_pieces(answer.body, send.piece)
     else:
-        await answer.body(send_piece)
+        await answer.body(send.piece)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

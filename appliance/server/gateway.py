@@ -12,16 +12,17 @@ from appliance.protocol.errors import GatewayError, InternalError, ShuttingDown
 from appliance.protocol.ids import NewId
 from appliance.protocol.streams import error_event
 from appliance.server.access import Access, BodyLimit, Head
+from appliance.server.connection_requests import ANSWERS
 from appliance.server.direct import ClientLeft, RouteTable, serve_direct
 from appliance.server.exchange import DirectRoutes
-from appliance.server.visit import SCOPE_KEY, OnFinished, Visit, note_answer_bytes
+from appliance.server.sending import Sender
+from appliance.server.visit import SCOPE_KEY, OnFinished, Visit
 from appliance.telemetry.log import Log
 
 ASGIApp = Callable[[Any, Any, Any], Any]
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
 
-SMALL_ANSWER_BYTES = 65_536  # goes out in one write
 CLEANUP_MARGIN_S = 5.0  # on top of what a backend may take to become idle
 
 
@@ -69,7 +70,7 @@ class Gateway:
         visit = Visit(self._new_id("req"), scope["method"], scope["path"], trio.current_time())
         scope[SCOPE_KEY] = visit
         self._visits.add(visit)
-        sender = _Sender(visit, send)
+        sender = Sender(visit, send, scope["extensions"].get(ANSWERS))
         try:
             await self._serve(visit, scope, receive, sender)
         finally:
@@ -81,7 +82,7 @@ class Gateway:
             self._visits.discard(visit)
             self._on_finished(visit)
 
-    async def _serve(self, visit: Visit, scope: Any, receive: Receive, sender: "_Sender") -> None:
+    async def _serve(self, visit: Visit, scope: Any, receive: Receive, sender: Sender) -> None:
         error: GatewayError | None = None
         try:
             with visit.scope:
@@ -103,7 +104,7 @@ class Gateway:
         if error is not None:
             await answer_error(visit, error, sender)
 
-    async def _route(self, visit: Visit, scope: Any, receive: Receive, send: Send) -> None:
+    async def _route(self, visit: Visit, scope: Any, receive: Receive, send: Sender) -> None:
         found = self._routes.find(visit.path)
         if found is None:
             await self._app(scope, receive, send)
@@ -163,50 +164,7 @@ class _Receiver:
         return message
 
 
-class _Sender:
-    """Adds the headers of every answer, and notes what is sent."""
-
-    def __init__(self, visit: Visit, send: Send) -> None:
-        self._visit = visit
-        self._send = send
-        self._left: int | None = None  # bytes of a declared Content-Length that are still to come
-
-    async def __call__(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self._begin(message)
-            await self._send(message)
-            return
-        size = len(message.get("body", b""))
-        last = self._is_last(size, more=message.get("more_body", False))
-        # A client may close as soon as it has the last byte, before our send returns: that is no disconnect.
-        if last and size <= SMALL_ANSWER_BYTES:
-            self._visit.answered = True
-        self._visit.sending = True
-        await self._send(message)
-        self._visit.sending = False
-        note_answer_bytes(self._visit, size, trio.current_time())
-        if last:
-            self._visit.answered = True
-
-    def _begin(self, message: Any) -> None:
-        visit = self._visit
-        visit.status = message["status"]
-        elapsed_ms = round((trio.current_time() - visit.started_at) * 1000)
-        headers = list(message.get("headers", ()))
-        self._left = next((int(value) for key, value in headers if key.lower() == b"content-length"), None)
-        message["headers"] = [
-            *headers,
-            (b"x-request-id", visit.request_id.encode()),
-            (b"openai-processing-ms", str(elapsed_ms).encode()),
-        ]
-
-    def _is_last(self, size: int, *, more: bool) -> bool:
-        if self._left is not None:
-            self._left -= size
-        return not more or self._left == 0
-
-
-async def answer_error(visit: Visit, error: GatewayError, send: Send) -> None:
+async def answer_error(visit: Visit, error: GatewayError, send: Sender) -> None:
     """Answer with this error. Where an answer has begun, a stream of events gets it as its last event; anything else
     is cut, and the connection's end says so."""
     visit.error_code = error.code
@@ -221,9 +179,7 @@ async def answer_error(visit: Visit, error: GatewayError, send: Send) -> None:
         **error_headers(error),
     }
     raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    content = b"" if visit.method == "HEAD" else body
-    await send({"type": "http.response.body", "body": content, "more_body": False})
+    await send.whole(error.status, raw, body)
 
 
 def log_fault(log: Log, request_id: str, fault: BaseException) -> None:

@@ -1,6 +1,5 @@
 """Throttle: guessing at tokens is slow for the one who guesses, and for nobody else."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,12 +25,12 @@ class GuessThrottle:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._known: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
-    def check(self, peer: str, right_token: bytes | None) -> None:
-        """Raises TooManyAttempts. `right_token`: what was presented, if it is right."""
+    def check(self, peer: str, right_digest: bytes | None) -> None:
+        """Raises TooManyAttempts. `right_digest`: of the token that was presented, if it is right."""
         key = _peer_key(peer)
         if self._wrong_so_far(key) < BURST:
             return
-        if right_token is not None and (key, _digest(right_token)) in self._known:
+        if right_digest is not None and (key, right_digest) in self._known:
             return
         raise TooManyAttempts(retry_after_s=1 / PER_SECOND)
 
@@ -41,9 +40,9 @@ class GuessThrottle:
         self._buckets[key] = (self._wrong_so_far(key) + 1, self._now())
         _keep_newest(self._buckets, key)
 
-    def right(self, peer: str, token: bytes) -> None:
-        """Remember that this token was right from this peer."""
-        key = (_peer_key(peer), _digest(token))
+    def right(self, peer: str, digest: bytes) -> None:
+        """Remember that the token of this digest was right from this peer."""
+        key = (_peer_key(peer), digest)
         self._known[key] = None
         _keep_newest(self._known, key)
 
@@ -64,7 +63,3 @@ def _peer_key(peer: str) -> str:
     if address.version == 4:
         return peer
     return str(ip_network((address, 64), strict=False))
-
-
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()

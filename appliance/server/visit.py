@@ -1,6 +1,6 @@
 """Visit: one request from its first byte to its last clean-up: its id, its stack, and what became of it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
@@ -120,14 +120,10 @@ def visit_of(scope: Any) -> Visit:
     return cast("Visit", scope[SCOPE_KEY])
 
 
-def note_answer_bytes(visit: Visit, count: int, now: float) -> None:
-    if visit.first_byte_at is None:
-        visit.first_byte_at = now
-    visit.bytes_out += count
-
-
 def _ms(end: float | None, start: float | None) -> float | None:
     return None if end is None or start is None else round((end - start) * 1000, 3)
 
 
 OnFinished = Callable[[Visit], None]
+Send = Callable[[Any], Awaitable[None]]
+"""ASGI's: takes a message."""

@@ -4,6 +4,7 @@ A cancel scope for each read costs more than the read. Deadlines here are second
 """
 
 import math
+import select
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -28,7 +29,8 @@ class Alarms:
 
     def add(self, stream: "BareStream") -> None:
         self._waiting.add(stream)
-        self.stir()
+        if self._resting:
+            self._resting.unpark_all()
 
     def stir(self) -> None:
         """There is something to look after again."""
@@ -60,6 +62,7 @@ class BareStream(trio.abc.Stream):
         self._alarms = alarms
         self._late = False
         self._sent = False
+        self._poll: select.poll | None = None  # made for who asks twice: connections that are kept
         self.deadline = math.inf
 
     def fileno(self) -> int:
@@ -80,6 +83,13 @@ class BareStream(trio.abc.Stream):
                 return
             rest = rest[sent:]
             await self._wait(trio.lowlevel.wait_writable)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come that nobody waited for: no byte, no end, no error."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
+        return not self._poll.poll(0)
 
     def begin_request(self) -> None:
         """What has been sent so far belongs to an earlier request."""

@@ -141,6 +141,8 @@ def _place(address: Address) -> _Place:
 
 def _is_quiet(stream: trio.abc.Stream) -> bool:
     """Whether nothing has come since: no end, no error, no byte that nobody asked for."""
+    if isinstance(stream, BareStream):
+        return stream.is_quiet()
     poll = select.poll()
     poll.register(_fileno(stream), select.POLLIN | select.POLLRDHUP)
     return not poll.poll(0)

@@ -8,8 +8,6 @@ cancelled. Pictures and other long calls have a connection of their own (`Upstre
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from functools import partial
-from typing import TypeVar
 
 import trio
 
@@ -27,8 +25,6 @@ RECEIVE_BYTES = 64 * 1024
 _ONE_SEND_BYTES = 256 * 1024  # head and body are joined up to here: one packet less, one copy more
 # A server that had closed answers what was sent to it with a reset, in one round trip. A longer silence was work.
 UNHEARD_S = 0.5
-
-_T = TypeVar("_T")
 
 
 class Unheard(Exception):
@@ -56,6 +52,7 @@ class UpstreamStream:
     ) -> None:
         self._pool = pool
         self._connection = connection
+        self._bare = connection if isinstance(connection, BareStream) else None
         self._address = address
         self._call = call
         self._started = started
@@ -115,6 +112,11 @@ class UpstreamStream:
         """The rest of the body. Raises UpstreamFailed for more than `max_bytes`, and what `receive` raises."""
         if self.head.length is not None and self.head.length > max_bytes:
             raise self._failed(f"answered more than {max_bytes} bytes")
+        if self._reader.ended:  # as short answers have with their head
+            whole = self._reader.take()
+            if len(whole) > max_bytes:
+                raise self._failed(f"answered more than {max_bytes} bytes")
+            return whole
         pieces = []
         size = 0
         while piece := await self.receive():
@@ -136,7 +138,7 @@ class UpstreamStream:
         """Send the request and wait for the head of the answer. Raises Unheard, UpstreamFailed, UpstreamTimeout."""
         asked = self._asked = trio.current_time()
         try:
-            await self._bounded(min(asked + self._left_s, self._end), partial(self._ask, head))
+            await self._bounded(min(asked + self._left_s, self._end), self._ask(head))
         except trio.TooSlowError:
             raise self._too_slow(asked + self._left_s) from None
         now = trio.current_time()
@@ -159,8 +161,13 @@ class UpstreamStream:
             self._pool.close_nowait(self._connection)
 
     async def _ask(self, head: bytes) -> None:
+        body = self._call.body
         try:
-            await self._send(head, self._call.body)
+            if len(body) <= _ONE_SEND_BYTES:
+                await self._connection.send_all(head + body)
+            else:
+                await self._connection.send_all(head)
+                await self._connection.send_all(body)
         except NothingSent:
             if self._kept:
                 raise Unheard from None
@@ -170,19 +177,12 @@ class UpstreamStream:
         while self._reader.head is None:
             await self._receive_some()
 
-    async def _send(self, head: bytes, body: bytes) -> None:
-        if len(body) <= _ONE_SEND_BYTES:
-            await self._connection.send_all(head + body)
-            return
-        await self._connection.send_all(head)
-        await self._connection.send_all(body)
-
     async def _read(self, until: float) -> bool:
         """Read once; False when nothing came until then. Raises UpstreamTimeout."""
         started = trio.current_time()
         deadline = started + self._left_s
         try:
-            await self._bounded(min(deadline, self._end, until), self._receive_some)
+            await self._bounded(min(deadline, self._end, until), self._receive_some())
         except trio.TooSlowError:
             if until < min(deadline, self._end):
                 return False
@@ -191,14 +191,16 @@ class UpstreamStream:
             self._left_s -= trio.current_time() - started
         return True
 
-    async def _bounded(self, deadline: float, step: Callable[[], Awaitable[_T]]) -> _T:
+    async def _bounded(self, deadline: float, step: Awaitable[None]) -> None:
         """Do it until then. Raises trio.TooSlowError."""
-        if isinstance(self._connection, BareStream):
-            self._connection.deadline = deadline
-            return await step()
-        with trio.CancelScope(deadline=deadline):
-            return await step()
-        raise trio.TooSlowError
+        if self._bare is not None:
+            self._bare.deadline = deadline
+            await step
+            return
+        with trio.CancelScope(deadline=deadline) as scope:
+            await step
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
 
     async def _receive_some(self) -> None:
         if self._reader.problem is not None:

@@ -65,15 +65,21 @@ def parse_address(url: str) -> Address:
 
 def request_head(call: UpstreamCall, address: Address) -> bytes:
     """The request's head in full, its length included. Raises BadAddress for a header that would break it."""
+    start = _head_start(call.method, address, tuple(call.headers.items()), keep_alive=call.keep_alive)
+    if call.body or call.method not in ("GET", "HEAD"):
+        return b"%bContent-Length: %d\r\n\r\n" % (start, len(call.body))
+    return start + b"\r\n"
+
+
+@lru_cache(maxsize=256)  # all but the length is the same for every call of a kind to a class
+def _head_start(method: str, address: Address, given: tuple[tuple[str, str], ...], *, keep_alive: bool) -> bytes:
     headers: dict[str, str] = {"Host": address.authority, **_FIXED_HEADERS}
     if address.authorization is not None:
         headers["Authorization"] = address.authorization
-    headers.update(call.headers)
-    if not call.keep_alive:
+    headers.update(given)
+    if not keep_alive:
         headers["Connection"] = "close"
-    if call.body or call.method not in ("GET", "HEAD"):
-        headers["Content-Length"] = str(len(call.body))
-    return f"{call.method} {address.target} HTTP/1.1\r\n{header_lines(headers)}\r\n".encode("latin-1")
+    return f"{method} {address.target} HTTP/1.1\r\n{header_lines(headers)}".encode("latin-1")
 
 
 def header_lines(headers: Mapping[str, str]) -> str:

@@ -52,7 +52,7 @@ async def until(condition: Callable[[JournalStatistics], bool], journal: Request
             await trio.sleep(0.001)
 
 
-async def test_lines_are_canonical_json_in_order_and_all_there_after_the_end(tmp_path: Path) -> None:
+async def test_lines_are_compact_json_in_order_and_all_there_after_the_end(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     journal = make_journal(path)
     async with trio.open_nursery() as nursery:
@@ -63,7 +63,7 @@ async def test_lines_are_canonical_json_in_order_and_all_there_after_the_end(tmp
                 await trio.lowlevel.checkpoint()
         journal.close_nowait()
     assert [line["n"] for line in lines_of(path)] == list(range(3000))  # type: ignore[index]
-    assert path.read_bytes().startswith(b'{"n":0,"route":"/v1/\\u00e9","status":200}\n')
+    assert path.read_bytes().startswith('{"status":200,"n":0,"route":"/v1/é"}\n'.encode())
     assert journal.statistics().written == 3000
     assert journal.statistics().queued == 0
 
@@ -116,11 +116,12 @@ async def test_line_that_is_too_long_is_dropped_and_what_is_no_json_raises(tmp_p
     journal = make_journal(tmp_path / "requests.jsonl")
     journal.record_nowait({"x": "y" * MAX_LINE_BYTES})
     assert journal.statistics().dropped == 1
-    with pytest.raises(ValueError, match="JSON"):
-        journal.record_nowait({"x": float("nan")})
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="serialize"):
         journal.record_nowait({"x": object()})
     assert journal.statistics().queued == 0
+    journal.record_nowait({"x": float("nan")})
+    await run_to_the_end(journal)
+    assert list(lines_of(tmp_path / "requests.jsonl")) == [{"x": None}]
 
 
 async def test_torn_tail_is_completed_at_the_start_and_counted(tmp_path: Path) -> None:
