@@ -14,7 +14,7 @@ import trio
 from appliance.server.connection import HypercornConversation, hypercorn_conversations
 from appliance.server.connection_lane_call import LaneCall
 from appliance.server.connection_link import RECEIVE_BYTES, Link
-from appliance.server.connection_requests import ANSWERS, CALL_WHEN_LEFT, AsgiApp
+from appliance.server.connection_requests import CALL_WHEN_LEFT, DIRECT_CALL, AsgiApp
 from appliance.server.listener_limits import CONTAINED, CrashReport, ListenerLimits
 from appliance.server.strict import PlainHead, plain_head
 
@@ -128,6 +128,12 @@ class LaneConversation:
             self._deadline = math.inf  # the application's turn; the client owes nothing
         return piece
 
+    def take_body_nowait(self, left: int) -> bytes | None:
+        if len(self._buffer) < left:
+            return None
+        body, self._buffer = self._buffer[:left], self._buffer[left:]
+        return body
+
     async def write(self, data: bytes) -> None:
         link = self._link
         if link.closing or link.gone:
@@ -221,7 +227,7 @@ class LaneConversation:
             "client": self._link.peer,
             "server": self._link.local,
             "state": {},
-            "extensions": {CALL_WHEN_LEFT: call.call_when_left, ANSWERS: call},
+            "extensions": {CALL_WHEN_LEFT: call.call_when_left, DIRECT_CALL: call},
         }
 
     def _end_call(self, call: LaneCall) -> bool:

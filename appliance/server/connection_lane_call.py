@@ -19,6 +19,9 @@ class Lane(Protocol):
     async def read_body(self, left: int) -> bytes:
         """What has come of the body, up to `left` bytes; nothing when nothing more will."""
 
+    def take_body_nowait(self, left: int) -> bytes | None:
+        """The whole of the body, if all its `left` bytes have come."""
+
     async def write(self, data: bytes) -> None:
         """Send, or drop the data where there is nobody."""
 
@@ -65,6 +68,15 @@ class LaneCall:
         await trio.lowlevel.checkpoint()
         return {"type": _DISCONNECT}
 
+    def take_body_nowait(self) -> bytes | None:
+        """See `DirectCall`."""
+        if self.closed or not self._body_due:
+            return None
+        body = self._lane.take_body_nowait(self.left) if self.left else b""
+        if body is not None:
+            self.left, self._body_due = 0, False
+        return body
+
     async def _read_body(self) -> bool:
         """Read the next piece; whether there is one for an application that is still heard."""
         if self.left and not self.closed:
@@ -89,13 +101,13 @@ class LaneCall:
             return
         body = message.get("body", b"")
         if message.get("more_body", False):
-            await self.piece(body)
+            await self.send_piece(body)
             return
         await self._write(framing.frame(body, more=False))
         self._end()
 
-    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """See `Answers`."""
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `DirectCall`."""
         if self.closed:
             await trio.lowlevel.checkpoint()
             return
@@ -105,8 +117,8 @@ class LaneCall:
         await self._lane.write(framing.frame(body, more=False))
         self._end()
 
-    async def piece(self, body: bytes) -> None:
-        """See `Answers`."""
+    async def send_piece(self, body: bytes) -> None:
+        """See `DirectCall`."""
         if self.closed:
             await trio.lowlevel.checkpoint()
             return

@@ -15,24 +15,30 @@ MESSAGE_OVERHEAD_BYTES = 256
 # every request 40 us; this costs those whose client leaves.
 CALL_WHEN_LEFT = "appliance.call_when_left"
 
-# Another: what takes an answer as it is, whole or in pieces, where messages would only be packed to be unpacked.
-ANSWERS = "appliance.answers"
+# Another: a DirectCall, the shorter way where messages would only be packed to be unpacked.
+DIRECT_CALL = "appliance.direct_call"
 
 Message = dict[str, Any]
+AsgiApp = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 
-class Answers(Protocol):
-    """Takes one answer, as the messages of ASGI would bring it. Raises BadAnswer."""
+class DirectCall(Protocol):
+    """One request as its connection has it, for who does not need messages. `scope`: the cancel scope it runs in.
 
-    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """The answer. `headers` say its length."""
+    Whoever cancels that scope ends the connection with it.
+    """
 
-    async def piece(self, body: bytes) -> None:
+    scope: trio.CancelScope
+
+    def take_body_nowait(self) -> bytes | None:
+        """The whole body, if it has come and nobody has asked for a part of it; else it comes as messages."""
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """The whole answer; `headers` say its length. Raises BadAnswer."""
+
+    async def send_piece(self, body: bytes) -> None:
         """A piece of the body of an answer that `http.response.start` began; another message ends it."""
-
-
-AsgiApp = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 
 class RunningRequest:

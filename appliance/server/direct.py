@@ -3,20 +3,19 @@
 Quart's dispatch alone costs more than all that we do for them.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
 from appliance.protocol.errors import MethodNotAllowed
+from appliance.server.access import Head
 from appliance.server.connection_requests import CALL_WHEN_LEFT
 from appliance.server.exchange import Answer, DirectRoutes, Handler, Request, SendPiece, Upload
 from appliance.server.sending import Sender
 from appliance.server.visit import Visit
-
-Receive = Callable[[], Awaitable[Any]]
 
 
 class ClientLeft(Exception):
@@ -50,7 +49,19 @@ class RouteTable:
         return Found(template, self._routes[template], variable) if template is not None and variable else None
 
 
-async def serve_direct(visit: Visit, found: Found, scope: Mapping[str, Any], receive: Receive, send: Sender) -> None:
+class Receive(Protocol):
+    """A request's body, and then its client's leaving."""
+
+    async def __call__(self) -> Any:
+        """The next ASGI message."""
+
+    def take_nowait(self) -> bytes | None:
+        """The whole body, if that can be had at once."""
+
+
+async def serve_direct(
+    visit: Visit, found: Found, head: Head, scope: Mapping[str, Any], receive: Receive, send: Sender
+) -> None:
     """Read the body, call the handler, send its answer; a client that leaves cancels the handler at once.
 
     Raises what the handler raises, MethodNotAllowed, ClientLeft.
@@ -61,7 +72,7 @@ async def serve_direct(visit: Visit, found: Found, scope: Mapping[str, Any], rec
     if handler is None:
         raise MethodNotAllowed(method, _allowed(found.methods))
     raw = b"" if isinstance(handler, Upload) else await _read_body(receive)
-    request = Request(visit, method, scope["headers"], raw, scope["query_string"], found.variable)
+    request = Request(visit, head, raw, scope["query_string"], found.variable)
     if isinstance(handler, Upload):
         handler = await handler.receive(request, _Pieces(receive).next)
     call_when_left = scope["extensions"].get(CALL_WHEN_LEFT)
@@ -100,6 +111,8 @@ async def _send_pieces(pieces: AsyncGenerator[bytes, None], send_piece: SendPiec
 
 async def _read_body(receive: Receive) -> bytes:
     """All of it; its size is limited by whoever made `receive`."""
+    if (whole := receive.take_nowait()) is not None:
+        return whole
     body = _Pieces(receive)
     pieces = []
     while piece := await body.next():

@@ -1,12 +1,13 @@
 """Exchange: what a route is given and what it gives back, free of any framework."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.protocol.canonical import compact_json
 from appliance.protocol.errors import InvalidRequest, UnsupportedMediaType
 from appliance.protocol.strictjson import parse_object
+from appliance.server.access import Head
 from appliance.server.visit import Visit
 
 JSON = "application/json"
@@ -14,24 +15,27 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that was let in, its body read. Header names are lower case, as ASGI has them.
+    """A request that was let in, its body read.
 
     `query`: the query string, undecoded. `variable`: what stands in the path where the route has its variable, decoded.
     """
 
     visit: Visit
-    method: str
-    headers: Sequence[tuple[bytes, bytes]]
+    head: Head
     raw: bytes
     query: bytes = b""
     variable: str = ""
 
+    @property
+    def method(self) -> str:
+        return self.head.method
+
     def header(self, name: bytes) -> str | None:
         """The one value of a header that is not a list. Raises InvalidRequest for one that was sent twice."""
-        values = [value for key, value in self.headers if key == name]
+        values = self.head.all(name)
         if len(values) > 1:
             raise InvalidRequest(f"The header {name.decode()} was sent {len(values)} times: send it once.")
-        return values[0].decode("latin-1") if values else None
+        return values[0] if values else None
 
     def json(self) -> dict[str, Any]:
         """The body, parsed. Raises UnsupportedMediaType, InvalidRequest."""

@@ -12,7 +12,7 @@ from appliance.protocol.errors import GatewayError, InternalError, ShuttingDown
 from appliance.protocol.ids import NewId
 from appliance.protocol.streams import error_event
 from appliance.server.access import Access, BodyLimit, Head
-from appliance.server.connection_requests import ANSWERS
+from appliance.server.connection_requests import DIRECT_CALL, DirectCall
 from appliance.server.direct import ClientLeft, RouteTable, serve_direct
 from appliance.server.exchange import DirectRoutes
 from appliance.server.sending import Sender
@@ -23,6 +23,7 @@ ASGIApp = Callable[[Any, Any, Any], Any]
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
 
+LAST_WORD_S = 1.0  # for a client that has to be told that we are going
 CLEANUP_MARGIN_S = 5.0  # on top of what a backend may take to become idle
 
 
@@ -67,12 +68,18 @@ class Gateway:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"the listener lets no {scope['type']} through")
-        visit = Visit(self._new_id("req"), scope["method"], scope["path"], trio.current_time())
+        call: DirectCall | None = scope["extensions"].get(DIRECT_CALL)
+        # A cancel scope costs 6 us. Where the connection's own will do, because it ends with the request, it is used.
+        cancel_scope = trio.CancelScope() if call is None else call.scope
+        visit = Visit(self._new_id("req"), scope["method"], scope["path"], trio.current_time(), cancel_scope)
         scope[SCOPE_KEY] = visit
         self._visits.add(visit)
-        sender = Sender(visit, send, scope["extensions"].get(ANSWERS))
+        sender = Sender(visit, send, call)
         try:
-            await self._serve(visit, scope, receive, sender)
+            if call is not None:
+                await self._serve_in_connection(visit, scope, _Receiver(visit, receive, call), sender)
+            else:
+                await self._serve_in_scope(visit, scope, _Receiver(visit, receive, None), sender)
         finally:
             if visit.stack.waits:
                 with self._grace.shield(self._cleanup_s):
@@ -82,12 +89,33 @@ class Gateway:
             self._visits.discard(visit)
             self._on_finished(visit)
 
-    async def _serve(self, visit: Visit, scope: Any, receive: Receive, sender: Sender) -> None:
+    async def _serve_in_scope(self, visit: Visit, scope: Any, receive: "_Receiver", sender: Sender) -> None:
+        with visit.scope:
+            await self._serve(visit, scope, receive, sender)
+        if visit.scope.cancelled_caught and not visit.left:
+            await answer_error(visit, ShuttingDown(), sender)
+
+    async def _serve_in_connection(self, visit: Visit, scope: Any, receive: "_Receiver", sender: Sender) -> None:
+        """The scope goes on when the request is over, and what cancels the request ends the connection."""
+        try:
+            await self._serve(visit, scope, receive, sender)
+        except (trio.Cancelled, BaseExceptionGroup):
+            if visit.scope.cancel_called and not visit.left:
+                with self._grace.shield(LAST_WORD_S):
+                    await answer_error(visit, ShuttingDown(), sender)  # noqa: ASYNC102 -- the shield has its deadline
+            raise
+
+    async def _serve(self, visit: Visit, scope: Any, receive: "_Receiver", sender: Sender) -> None:
+        """Let the request in, route it, and answer it with the error that came of that, if one did."""
         error: GatewayError | None = None
         try:
-            with visit.scope:
-                limit = self._admit(visit, scope)
-                await self._route(visit, scope, _Receiver(visit, receive, limit), sender)
+            head = _head_of(scope)
+            receive.limit = self._admit(visit, head, scope["query_string"])
+            found = self._routes.find(visit.path)
+            if found is None:
+                await self._app(scope, receive, sender)
+            else:
+                await serve_direct(visit, found, head, scope, receive, sender)
         except ClientLeft:
             return
         except GatewayError as refused:
@@ -99,30 +127,13 @@ class Gateway:
             error = self._explain(visit, rest)
         except Exception as fault:  # noqa: BLE001 -- the outermost border of a request
             error = self._explain(visit, fault)
-        if visit.scope.cancelled_caught and not visit.left:
-            error = ShuttingDown()
         if error is not None:
             await answer_error(visit, error, sender)
 
-    async def _route(self, visit: Visit, scope: Any, receive: Receive, send: Sender) -> None:
-        found = self._routes.find(visit.path)
-        if found is None:
-            await self._app(scope, receive, send)
-        else:
-            await serve_direct(visit, found, scope, receive, send)
-
-    def _admit(self, visit: Visit, scope: Any) -> BodyLimit:
-        head = Head(
-            method=scope["method"],
-            path=scope["path"],
-            scheme=scope["scheme"],
-            headers=scope["headers"],
-            peer=(scope.get("client") or ("127.0.0.1", 0))[0],
-            local=(scope.get("server") or ("127.0.0.1", 0))[0],
-        )
+    def _admit(self, visit: Visit, head: Head, query: bytes) -> BodyLimit:
         visit.peer = head.peer
         visitor = self.access.admit(
-            head, is_open=self._is_open(head, scope["query_string"]), body_limit=self._body_limits.get(head.path)
+            head, is_open=self._is_open(head, query), body_limit=self._body_limits.get(head.path)
         )
         visit.peer = visitor.peer
         visit.token = visitor.token
@@ -147,21 +158,42 @@ class Gateway:
 class _Receiver:
     """The request's body under its size limit; afterwards, the client's leaving. The listener keeps the time."""
 
-    def __init__(self, visit: Visit, receive: Receive, limit: BodyLimit) -> None:
+    def __init__(self, visit: Visit, receive: Receive, call: DirectCall | None) -> None:
         self._visit = visit
         self._receive = receive
-        self._limit = limit
+        self._call = call
+        self.limit = BodyLimit(0)
 
     async def __call__(self) -> Any:
-        visit = self._visit
         message = await self._receive()
         if message["type"] == "http.request":
-            visit.bytes_in += len(message.get("body", b""))
-            if self._limit.max_bytes and visit.bytes_in > self._limit.max_bytes:
-                raise self._limit.error()
+            self._count(len(message.get("body", b"")))
         else:
-            visit.note_disconnect(trio.current_time())
+            self._visit.note_disconnect(trio.current_time())
         return message
+
+    def take_nowait(self) -> bytes | None:
+        """The whole body if it is there; else, and if a part was taken, it comes by messages."""
+        body = self._call.take_body_nowait() if self._call is not None else None
+        if body:
+            self._count(len(body))
+        return body
+
+    def _count(self, size: int) -> None:
+        self._visit.bytes_in += size
+        if self.limit.max_bytes and self._visit.bytes_in > self.limit.max_bytes:
+            raise self.limit.error()
+
+
+def _head_of(scope: Any) -> Head:
+    return Head(
+        method=scope["method"],
+        path=scope["path"],
+        scheme=scope["scheme"],
+        headers=scope["headers"],
+        peer=(scope.get("client") or ("127.0.0.1", 0))[0],
+        local=(scope.get("server") or ("127.0.0.1", 0))[0],
+    )
 
 
 async def answer_error(visit: Visit, error: GatewayError, send: Sender) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import trio
 
-from appliance.server.connection_requests import Answers, Headers
+from appliance.server.connection_requests import DirectCall, Headers
 from appliance.server.visit import Send, Visit
 
 SMALL_ANSWER_BYTES = 65_536  # goes out in one write
@@ -13,13 +13,13 @@ SMALL_ANSWER_BYTES = 65_536  # goes out in one write
 class Sender:
     """Sends the answer of one visit: ASGI messages, from who has such, or an answer as it is.
 
-    `answers`: the listener's shorter way, if it has one.
+    `call`: the listener's shorter way, if it has one.
     """
 
-    def __init__(self, visit: Visit, send: Send, answers: Answers | None) -> None:
+    def __init__(self, visit: Visit, send: Send, call: DirectCall | None) -> None:
         self._visit = visit
         self._send = send
-        self._answers = answers
+        self._call = call
         self._left: int | None = None  # bytes of a declared Content-Length that are still to come
 
     async def __call__(self, message: Any) -> None:
@@ -46,7 +46,7 @@ class Sender:
         """Send an answer whose `headers`, which are added to, say its length; a HEAD's goes without its body."""
         if self._visit.method == "HEAD":
             body = b""
-        if self._answers is None:
+        if self._call is None:
             await self({"type": "http.response.start", "status": status, "headers": headers})
             await self({"type": "http.response.body", "body": body, "more_body": False})
             return
@@ -54,17 +54,17 @@ class Sender:
         self._begin(status, headers)
         visit.answered = len(body) <= SMALL_ANSWER_BYTES
         visit.sending = True
-        await self._answers.whole(status, headers, body)
+        await self._call.answer(status, headers, body)
         self._note_sent(len(body))
         visit.answered = True
 
     async def piece(self, body: bytes) -> None:
         """Send a piece of a body that is not the last."""
-        if self._answers is None or self._left is not None:
+        if self._call is None or self._left is not None:
             await self({"type": "http.response.body", "body": body, "more_body": True})
             return
         self._visit.sending = True
-        await self._answers.piece(body)
+        await self._call.send_piece(body)
         self._note_sent(len(body))
 
     def _begin(self, status: int, headers: Headers) -> None:

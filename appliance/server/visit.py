@@ -39,6 +39,7 @@ class VisitStack(AsyncExitStack):
 class Visit:
     """The facts of one request, filled in as they become known. Times are trio's clock, in seconds.
 
+    `scope`: what the request runs in; cancelled when its client leaves or the gateway stops.
     `events`: the answer is a stream of events; `sending`: one of them is on its way; `left`: cancelled because its
     client has gone.
 
@@ -49,12 +50,12 @@ class Visit:
     method: str
     path: str
     started_at: float
+    scope: trio.CancelScope
     base_url: str = ""
     peer: str = ""
     token: Token | None = None
     route: str = "(other)"
     stack: VisitStack = field(default_factory=VisitStack)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     status: int | None = None
     error_code: str | None = None
     backend_class: str | None = None
