@@ -11,7 +11,9 @@ from appliance.protocol.errors import InvalidRequest
 
 MAX_NESTING = 64
 
-_LONG_INTEGER = re.compile(rb"[0-9]{309}")  # 1.8e308, the largest double, has 309 digits
+_LONG_DIGITS = 309  # 1.8e308, the largest double, has so many
+_FEW = 20
+_LONG_INTEGER = re.compile(rb"[0-9]{%d}" % _LONG_DIGITS)
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -89,7 +91,7 @@ _QUICK = json.JSONDecoder(object_pairs_hook=_plain_pairs, parse_constant=_refuse
 def parse_object(body: bytes) -> dict[str, Any]:
     """Parse a request body. Raises InvalidRequest (code `invalid_json`) with what is wrong and where."""
     text = _decode(body)
-    if _LONG_INTEGER.search(body) is None and _SURROGATE_ESCAPE.search(body) is None:
+    if not _has_long_integer(body) and not _has_surrogate_escape(body):
         with suppress(_Doubtful, json.JSONDecodeError, RecursionError):
             value = _QUICK.decode(text)
             if type(value) is dict and not _is_deep(body, value):
@@ -105,7 +107,7 @@ def _parse_doubtful(body: bytes, text: str) -> dict[str, Any]:
             object_pairs_hook=decoder.pairs,
             parse_constant=decoder.constant,
             parse_float=decoder.number,
-            parse_int=decoder.integer if _LONG_INTEGER.search(body) else None,
+            parse_int=decoder.integer if _has_long_integer(body) else None,
         )
     except json.JSONDecodeError as error:
         raise _invalid(f"{error.msg}: line {error.lineno} column {error.colno}") from None
@@ -113,11 +115,27 @@ def _parse_doubtful(body: bytes, text: str) -> dict[str, Any]:
         raise _too_deep() from None
     if _is_deep(body, value):
         raise _too_deep()
-    if decoder.suspicious or _SURROGATE_ESCAPE.search(body):
+    if decoder.suspicious or _has_surrogate_escape(body):
         _raise_at_first_problem(value)
     if not isinstance(value, dict):
         raise _invalid("the body must be one JSON object, {...}")
     return value
+
+
+def _has_long_integer(body: bytes) -> bool:
+    """Whether so many digits stand in a row. One of them then stands where every so-manieth byte is looked at, with
+    some others on one side at least: in a long prompt that is found out forty times as fast as by looking at all."""
+    reach = _LONG_DIGITS - 1
+    return any(
+        48 <= body[at] <= 57
+        and (body[at : at + _FEW].isdigit() or body[at - _FEW + 1 : at + 1].isdigit())
+        and _LONG_INTEGER.search(body, at - reach, at + reach + 1) is not None
+        for at in range(reach, len(body), _LONG_DIGITS)
+    )
+
+
+def _has_surrogate_escape(body: bytes) -> bool:
+    return b"\\u" in body and _SURROGATE_ESCAPE.search(body) is not None
 
 
 def _is_deep(body: bytes, value: object) -> bool:
@@ -148,7 +166,7 @@ def nesting(value: object) -> int:
         if isinstance(item, dict | list):
             deepest = max(deepest, depth)
             children = item.values() if isinstance(item, dict) else item
-            stack.extend((child, depth + 1) for child in children)
+            stack += [(child, depth + 1) for child in children if isinstance(child, dict | list)]
     return deepest
 
 
