@@ -79,6 +79,7 @@ FAKES = {
 # What a server calls otherwise: one name for sampler and scheduler; 1 for no guidance.
 SPOKEN = {"http_invokeai": {("scheduler", "karras"): "euler_k", ("cfg_scale", 0.0): 1.0}}
 REMOTE = sorted(FAKES)
+PUSHING = ["http_comfyui", "http_invokeai"]  # A1111 shows a preview when it is asked for one
 
 
 def test_every_backend_is_covered_here():
@@ -221,6 +222,20 @@ async def test_edits_are_drawn_where_they_are_honoured(loopback_clock, name, n):
         plain = await draw(bench.backend, bench.call(n=n), bench.upstream)
     assert len(result.images) == len(plain.images) == n
     assert all(sniff_image(image.data) == image.type == "png" for image in result.images)
+
+
+@pytest.mark.parametrize("name", PUSHING)
+async def test_a_preview_that_is_pushed_is_shown_before_any_clock_ticks(loopback_clock, name):
+    """Issue 6: within 50 ms. Whoever asked for the next one at intervals would be late by some of them."""
+    late = []
+    async with open_bench(name) as bench:
+
+        def on_preview(image, progress=None):
+            late.append(trio.current_time() - bench.fake.previewed_at[-1])
+
+        await draw(bench.backend, bench.call(options={"steps": 7}, on_preview=on_preview), bench.upstream)
+        assert len(late) == len(bench.fake.previewed_at) == 7
+    assert max(late) < 0.02
 
 
 @pytest.mark.parametrize("name", REMOTE)
