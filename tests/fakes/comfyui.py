@@ -48,7 +48,7 @@ class Behaviour:
 
 @dataclass
 class Counts:
-    """`foreign_kills`: jobs that were ended while their client was still listening for them."""
+    """`foreign_kills`: jobs that an interrupt ended which named another one, or none."""
 
     started: int = 0
     finished: int = 0
@@ -101,6 +101,7 @@ class FakeComfyUI:
     previewed_at: list[float] = field(default_factory=list)
     deaf: bool = False
     interrupted: bool = False
+    interrupted_for: str | None = None
     number: int = 0
     flags: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -182,18 +183,19 @@ class FakeComfyUI:
         await self._tell(job, "executing", {"node": "sampler", "prompt_id": job.prompt_id})
         for step in range(steps):
             await trio.sleep(self.behaviour.step_s)
-            self._check_interrupt()
+            self._check_interrupt(job)
             about = {"value": step + 1, "max": steps, "prompt_id": job.prompt_id, "node": "sampler"}
             state = {**about, "state": "running", "node_id": "sampler"}
             await self._tell(job, "progress_state", {"prompt_id": job.prompt_id, "nodes": {"sampler": state}})
             await self._tell_preview(job)
             await self._tell(job, "progress", about)
         await trio.sleep(self.behaviour.encode_s)
-        self._check_interrupt()
+        self._check_interrupt(job)
 
-    def _check_interrupt(self) -> None:
+    def _check_interrupt(self, job: Job) -> None:
         if self.interrupted:
             self.interrupted = False
+            self.counts.foreign_kills += self.interrupted_for != job.prompt_id
             raise _Interrupted
 
     def _save(self, job: Job) -> dict[str, Any]:
