@@ -116,7 +116,7 @@ class Job:
             if self._open:
                 await trio.sleep(END_POLL_S)
         soon = trio.current_time() + END_SOON_S
-        while not is_elsewhere(await self._control("GET", f"{QUEUE}/status") or {}):
+        while not is_elsewhere(await self._control("GET", f"{QUEUE}/status") or {}):  # noqa: ASYNC110 - the server has no event
             await trio.sleep(END_POLL_S if trio.current_time() < soon else END_POLL_LATER_S)
         if self._may_have_left:
             await self._note_what_is_left()

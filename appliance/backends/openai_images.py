@@ -1,7 +1,7 @@
 """OpenAI-style image servers: `POST /v1/images/generations` and `/v1/images/edits`. Closing the connection is their cancel.
 
-But for stable-diffusion.cpp's server, which draws to the end whoever has left: the health check recognises it, and the
-slot is held until it answers.
+But for stable-diffusion.cpp's server, which draws to the end whoever has left: the health check recognises it. It is
+asked by its own API (`sd_cpp`); an older one, which has none, as here, and the slot is held until it answers.
 
 | asked | sent |
 |---|---|
@@ -32,6 +32,7 @@ from appliance.backends.holding import see_through
 from appliance.backends.masks import white_where_transparent
 from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, present
 from appliance.backends.prompts import strip_extra_args
+from appliance.backends.sd_cpp import draw_as_job
 from appliance.protocol.images import Image
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import UpstreamCall
@@ -49,6 +50,8 @@ class OpenAIImagesBackend:
 
     async def draw(self, call: ImageCall, upstream: UpstreamClient, cleanup: AsyncExitStack) -> ImageResult:
         name = call.backend_class.name
+        if call.unstoppable and (drawn := await draw_as_job(call, upstream, cleanup)) is not None:
+            return drawn
         payload = translate(call)
         post = _post(call, payload) if call.edit is None else await _post_edit(call, payload, call.edit)
         answer = await (see_through(upstream.exchange, post, call) if call.unstoppable else upstream.exchange(post))

@@ -135,13 +135,18 @@ async def test_slow_node_keeps_the_slot_until_it_ends(nursery, loopback_clock):
     assert fake.counts.interrupted == 1
 
 
-@pytest.mark.parametrize(("sockets", "deaf", "late_s"), [(True, False, 0.001), (True, True, 0.05), (False, False, 0.02)])
+@pytest.mark.parametrize(
+    ("sockets", "deaf", "late_s"), [(True, False, 0.001), (True, True, 0.05), (False, False, 0.02)]
+)
 @pytest.mark.parametrize("after_s", [0.0, 0.33, 1.7, 4.9])
 async def test_slot_is_back_when_the_server_says_that_it_is_idle(
     nursery, loopback_clock, after_s, sockets, deaf, late_s
 ):
     """The socket tells. Without its word, a look finds out; issue 6 wants 100 ms, the answers' way included."""
-    async with open_upstream(Settings()) as upstream, open_fake_comfyui(Behaviour(step_s=0.37, sockets=sockets)) as fake:
+    async with (
+        open_upstream(Settings()) as upstream,
+        open_fake_comfyui(Behaviour(step_s=0.37, sockets=sockets)) as fake,
+    ):
         drawing = Drawing()
         nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url), upstream)
         await fake.until_active()
