@@ -20,6 +20,7 @@ SD_CPP_MODEL = "sd-cpp-local"  # the one model that stable-diffusion.cpp's serve
 _OWN_JOB = "its own job, queued or running"
 _CLOSING = "by closing the connection"
 _NONE = "none: it draws to the end, and its slot waits for that"
+_WAITING = "its own job while it waits in the queue; one that is drawn keeps its slot to the end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,14 @@ async def _probe_sd_cpp(ask: Asker) -> Finding:
     models = _openai_models(await ask.get("/v1/models"))
     if models is None or SD_CPP_MODEL not in models:
         raise ask.unlike("stable-diffusion.cpp")
-    return Finding("openai_images", "stable-diffusion.cpp", None, models, _NONE)
+    return await _sd_cpp(ask, models)
+
+
+async def _sd_cpp(ask: Asker, models: tuple[str, ...]) -> Finding:
+    """Older ones have no API of their own, and cancel nothing."""
+    features = _field(await ask.maybe("/sdcpp/v1/capabilities"), "features")
+    cancel = _WAITING if _field(features, "cancel_queued") is True else _NONE
+    return Finding("openai_images", "stable-diffusion.cpp", None, models, cancel)
 
 
 async def _probe_openai_images(ask: Asker) -> Finding:
@@ -148,7 +156,7 @@ async def _probe_openai_images(ask: Asker) -> Finding:
     if models is None:
         raise ask.unlike("an OpenAI-style server")
     if SD_CPP_MODEL in models:
-        return Finding("openai_images", "stable-diffusion.cpp", None, models, _NONE)
+        return await _sd_cpp(ask, models)
     return Finding("openai_images", "OpenAI-style", None, models, _CLOSING)
 
 

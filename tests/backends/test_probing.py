@@ -143,3 +143,11 @@ async def test_a_name_is_shown_without_what_a_terminal_would_obey(loopback_clock
 
 async def test_the_scripted_model_needs_no_server():
     assert (await probe(one("mock_chat"), None, 5)).kind == "script"
+
+
+@pytest.mark.parametrize(("knows_jobs", "words"), [(True, "while it waits in the queue"), (False, "draws to the end")])
+async def test_what_cancel_can_do_at_stable_diffusion_cpp_depends_on_its_jobs(loopback_clock, knows_jobs, words):
+    features = {"features": {"cancel_queued": True, "cancel_generating": False}}
+    answers = {**SD_CPP, **({"/sdcpp/v1/capabilities": features} if knows_jobs else {})}
+    async with open_canned(answers) as (upstream, base_url):
+        assert words in (await probe(one("openai_images", base_url), upstream, 5)).cancel
