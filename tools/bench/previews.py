@@ -1,13 +1,13 @@
 """Previews: how soon one that an image server shows is at a client that watches its stream.
 
-ComfyUI and InvokeAI push theirs. An A1111 makes one when it is asked for it: from then on it counts here, and it is
+ComfyUI, InvokeAI and OpenAI-style servers push theirs. An A1111 makes one when it is asked for it: from then on it counts here, and it is
 asked every 40 ms.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ import trio
 from appliance.protocol.sse import SseReader
 from tests.fakes import a1111, comfyui, invokeai
 from tests.fakes.comfyui_routes import open_fake_comfyui
+from tests.fakes.openai_images import FakeOpenAIImages, open_fake_openai_images
 from tools.bench.clients import GENERATIONS
 from tools.bench.common import Figure, at_most, exactly, parse_arguments, percentile, report, told
 from tools.bench.gateway_process import GatewayProcess, open_gateway
@@ -57,8 +58,16 @@ def _cases() -> Sequence[Case]:
     return (
         Case("A1111", "http_a1111", a1111.open_fake_a1111(a1111.Behaviour(step_s=STEP_S))),
         Case("ComfyUI", "http_comfyui", open_fake_comfyui(comfy)),
+        Case("OpenAI-style", "http_openai_images", _open_openai()),
         Case("InvokeAI", "http_invokeai", invokeai.open_fake_invokeai(invokeai.Behaviour(step_s=STEP_S))),
     )
+
+
+@asynccontextmanager
+async def _open_openai() -> AsyncIterator[FakeOpenAIImages]:
+    async with open_fake_openai_images(drawing_s=STEPS * STEP_S) as fake:
+        fake.streams, fake.preview_side = True, SIDE
+        yield fake
 
 
 def main(argv: Sequence[str]) -> int:
