@@ -14,7 +14,9 @@ asked by its own API (`sd_cpp`); an older one, which has none, as here, and the 
 | any other field | the same, but for null, blank and what would change the shape of the answer |
 
 Previews are asked for where the client wants some (`stream`, `partial_images`); a server that does not stream answers as
-ever, one that refuses these fields is asked without them. Pictures are asked for as base64. OpenAI's gpt-image models always answer so and refuse `response_format`: for a model
+ever, one that refuses these fields is asked without them.
+
+Pictures are asked for as base64. OpenAI's gpt-image models always answer so and refuse `response_format`: for a model
 whose name says that it is one, the field is left out.
 """
 

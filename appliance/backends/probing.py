@@ -167,7 +167,7 @@ async def _models_of_invokeai(ask: Asker) -> tuple[tuple[str, ...], str | None]:
     except UpstreamFailed as refused:
         if refused.extra.get("status") != 401:
             return (), None
-        token = await _log_in(ask) if ask.login is not None else None
+        token = await _log_in(ask)
         if token is None:
             return (), _WANTS_LOGIN if ask.login is None else _WANTS_OTHER_LOGIN
         ask.bear(token)
@@ -176,7 +176,7 @@ async def _models_of_invokeai(ask: Asker) -> tuple[tuple[str, ...], str | None]:
 
 
 async def _log_in(ask: Asker) -> str | None:
-    """A token for the configured account; None where it is refused."""
+    """A token for the configured account; None where there is none, or it is refused."""
     if ask.login is None:
         return None
     credentials = {"email": ask.login.user, "password": ask.login.password.get_secret_value()}

@@ -37,7 +37,7 @@ from appliance.upstream.failures import failure_from_answer
 _ABSENT = (404, 405)
 _NO_GUIDANCE = 1.0
 _SEED_BITS = 31
-_AS_THEY_ARE = ("output_format", "output_compression")
+_AS_THEY_ARE: Mapping[str, type] = {"output_format": str, "output_compression": int}
 _SCHEDULERS: Mapping[str, str] = {"automatic": "discrete", "normal": "discrete"}
 
 
@@ -69,17 +69,16 @@ def asked_options(call: ImageCall) -> dict[str, Any]:
     options = call.options
     guidance = chosen(options, GUIDANCE)
     negative = chosen(options, NEGATIVE)
+    scheduler = _plain(options.scheduler)
     given = {
         "steps": chosen(options, STEPS),
         "cfg_scale": None if guidance is None else max(guidance, _NO_GUIDANCE),
         "negative_prompt": strip_extra_args(negative) if negative else None,
         "seed": options.seed if options.seed is not None and options.seed >= 0 else secrets.randbits(_SEED_BITS),
         "sampler": _plain(options.sampler),
-        "scheduler": _SCHEDULERS.get(options.scheduler.lower(), _plain(options.scheduler))
-        if options.scheduler
-        else None,
+        "scheduler": _SCHEDULERS.get(scheduler, scheduler) if scheduler else None,
         "strength": call.edit.strength if call.edit is not None else None,
-        **{name: call.extra.get(name) for name in _AS_THEY_ARE},
+        **{name: call.extra[name] for name, kind in _AS_THEY_ARE.items() if type(call.extra.get(name)) is kind},
     }
     told = {name: value for name, value in given.items() if value is not None}
     return {"n": call.n, "size": f"{call.width}x{call.height}", **told}

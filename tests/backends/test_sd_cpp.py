@@ -136,7 +136,12 @@ async def test_a_full_queue_is_429_and_a_failure_keeps_its_reason(loopback_clock
 async def test_every_option_that_the_server_has_is_sent(loopback_clock):
     options = {"steps": 4, "seed": 5, "sampler": "DPM++ 2M", "scheduler": "Karras", "negative": "fog", "guidance": 3.0}
     async with open_bench() as (upstream, fake):
-        extra = {"output_format": "png", "background": "opaque", "lora": [{"path": "/etc/passwd"}]}
+        extra = {
+            "output_format": "png",
+            "output_compression": {"a": 1},
+            "background": "opaque",
+            "lora": [{"path": "/etc/passwd"}],
+        }
         result = await draw(BACKEND, call(fake, options=options, extra=extra, n=2, model="turbo"), upstream)
         asked = only_job(fake).asked
     assert asked == {
