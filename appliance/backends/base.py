@@ -40,7 +40,7 @@ class ImageCall:
     `model` None: name no model. `extra`: fields of the request that this gateway has no name for.
     `cancel_timeout_s`: how long a cancelled job may keep the slot until the backend is idle. `unstoppable`: the server is
     known to draw to the end whoever has left. `edit`: change this picture instead of drawing from nothing. `on_preview`
-    None: nobody looks at previews, so the backend is asked for none.
+    None: nobody looks at previews, so the backend is asked for none; `previews`: how many are looked at.
     """
 
     request_id: str
@@ -59,6 +59,7 @@ class ImageCall:
     unstoppable: bool = False
     edit: ImageEdit | None = None
     on_preview: OnPreview | None = None
+    previews: int = 0
 
 
 @dataclass(frozen=True, slots=True)

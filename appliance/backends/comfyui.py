@@ -5,8 +5,8 @@ What a request's fields become: `comfyui_values`. The graphs: `comfyui_graphs`, 
 
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,13 @@ class ComfyUIBackend:
         asked = asked_values(call)
         server = Server(call, upstream)
         plan = await self._plan(server, asked)
-        job = Job(server, self.new_id())
         client_id = self.new_id()
+        listening = await cleanup.enter_async_context(AsyncExitStack())  # to the job's end, whoever has left
+        job = Job(server, self.new_id(), await _open_socket(server, client_id, listening))
         cleanup.push_async_callback(job.end)
-        async with _open_socket(server, client_id) as websocket:
-            await _submit(job, plan, call, client_id)
-            ended = await job.finish(websocket)
+        await _submit(job, plan, call, client_id)
+        ended = await job.finish()
+        await listening.aclose()
         images = await _fetch(server, pictures_of(ended, call, plan.workflow))
         return ImageResult(images=images, seed=plan.seed, model=plan.model, request=_told(plan))
 
@@ -151,17 +152,14 @@ async def _upload(server: Server, new_id: Callable[[], str]) -> dict[InputName, 
     return files
 
 
-@asynccontextmanager
-async def _open_socket(server: Server, client_id: str) -> AsyncIterator[WebSocket | None]:
+async def _open_socket(server: Server, client_id: str, stack: AsyncExitStack) -> WebSocket | None:
     """The socket of this job, open before it is submitted; None where there is none to be had: the history tells too."""
-    async with AsyncExitStack() as stack:
-        websocket: WebSocket | None
-        try:
-            websocket = await stack.enter_async_context(server.upstream.open_websocket(server.socket_call(client_id)))
-            await websocket.send(HELLO)
-        except (UpstreamFailed, UpstreamTimeout):
-            websocket = None
-        yield websocket
+    try:
+        websocket = await stack.enter_async_context(server.upstream.open_websocket(server.socket_call(client_id)))
+        await websocket.send(HELLO)
+    except (UpstreamFailed, UpstreamTimeout):
+        return None
+    return websocket
 
 
 async def _submit(job: Job, plan: _Plan, call: ImageCall, client_id: str) -> None:

@@ -5,7 +5,7 @@ the job's first node is lost (starting resets the flag), so it is said again whi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ Heard = Literal["ended", "quiet", "lost"]
 
 POLL_S = 0.25  # without a socket: the look costs the server a millisecond
 LISTEN_S = 5.0  # with one: a look for what it may have missed
-CANCEL_POLL_S = 0.02  # a slot is back within 100 ms of the server being idle, two looks and their answers included
+CANCEL_POLL_S = 0.02  # without a socket: a slot is back 50 ms after the server is idle, the answers included
+CANCEL_LISTEN_S = 0.05  # with one, which tells the end itself: a look costs a server that draws a millisecond
 REINTERRUPT_S = 1.0
 LOOKS_FOR_ABSENT = 2  # queue and history are two questions: a job may end between them
 ABSENT_S = 0.01  # a job that was seen, or accepted, and is in neither: one more look
@@ -33,12 +34,16 @@ UNKNOWN_S = 1.0  # one that was not: the request's bytes may still be on their w
 
 
 class Job:
-    """One job as the server's queue sees it. `over`: the server works on it no more."""
+    """One job as the server's queue sees it. `over`: the server works on it no more.
 
-    def __init__(self, server: Server, prompt_id: str) -> None:
+    `websocket`: open for as long as the job may run, its end included; None where there is none to be had.
+    """
+
+    def __init__(self, server: Server, prompt_id: str, websocket: WebSocket | None) -> None:
         self.prompt_id = prompt_id
         self.over = False
         self._server = server
+        self._websocket = websocket
         self._sent = False
         self._accepted = False
 
@@ -69,14 +74,14 @@ class Job:
         name = self._server.name
         raise UpstreamFailed(f"{name} takes no id for a job: use ComfyUI of September 2025 or later.", upstream=name)
 
-    async def finish(self, websocket: WebSocket | None) -> dict[str, Any]:
+    async def finish(self) -> dict[str, Any]:
         """Wait for the end, and give what the history says of it. A lost socket is replaced by looking.
 
         Raises UpstreamTimeout after the call's timeout_s, UpstreamFailed for a server that has died or lost the job.
         """
         call = self._server.call
         with trio.move_on_after(call.timeout_s):
-            ended = await self._finish(websocket)
+            ended = await self._finish()
             self.over = True
             return ended
         raise timeout_error(self._server.name, "total", call.timeout_s)
@@ -88,16 +93,11 @@ class Job:
         with trio.move_on_after(self._server.call.cancel_timeout_s):
             await self._end()
 
-    async def _finish(self, websocket: WebSocket | None) -> dict[str, Any]:
+    async def _finish(self) -> dict[str, Any]:
         listener = Listener(self.prompt_id)
         missed = 0
         while missed < LOOKS_FOR_ABSENT:
-            heard: Heard = "quiet"
-            if websocket is None:
-                await trio.sleep(POLL_S)
-            else:
-                heard = await self._listen(websocket, listener)
-            websocket = None if heard == "lost" else websocket
+            heard = await self._wait(listener, LISTEN_S if self._websocket else POLL_S, self._show)
             place: Look = "unclear" if heard == "ended" else await self._patient_place()
             with suppress(UpstreamTimeout):
                 ended = await self._server.ended(self.prompt_id)
@@ -109,18 +109,25 @@ class Job:
             upstream=self._server.name,
         )
 
-    async def _listen(self, websocket: WebSocket, listener: Listener) -> Heard:
-        with trio.move_on_after(LISTEN_S):
+    async def _wait(self, listener: Listener, within_s: float, show: Callable[[Preview], None]) -> Heard:
+        """Wait for word of the end. A socket that is lost is not listened to again: time alone passes then."""
+        with trio.move_on_after(within_s):
             while True:
+                if self._websocket is None:
+                    await trio.sleep_forever()
                 try:
-                    told = listener.hear(await websocket.receive())
+                    told = listener.hear(await self._websocket.receive())
                 except UpstreamFailed:
+                    self._websocket = None
                     return "lost"
                 if isinstance(told, Preview):
-                    show_preview(self._server.call, told)
+                    show(told)
                 elif told == "ended":
                     return "ended"
         return "quiet"
+
+    def _show(self, preview: Preview) -> None:
+        show_preview(self._server.call, preview)
 
     async def _patient_place(self) -> Look:
         """A server that is slow to say has not lost the job. Raises UpstreamFailed."""
@@ -130,6 +137,7 @@ class Job:
             return "unclear"
 
     async def _end(self) -> None:
+        listener = Listener(self.prompt_id)
         patience_s = ABSENT_S if self._accepted else UNKNOWN_S
         absent_since, interrupted_at = math.inf, -math.inf
         while True:
@@ -148,7 +156,11 @@ class Job:
                 elif look == "running" and now - interrupted_at >= REINTERRUPT_S:
                     interrupted_at = now
                     await self._server.interrupt(self.prompt_id)
-            await trio.sleep(CANCEL_POLL_S)
+            if look in ("pending", "absent"):  # just deleted, or to be looked for once more
+                pause_s = min(CANCEL_POLL_S, patience_s)
+            else:
+                pause_s = CANCEL_LISTEN_S if look == "running" and self._websocket else CANCEL_POLL_S
+            await self._wait(listener, pause_s, _ignore)
 
     async def _look(self) -> Look:
         """Whatever goes wrong is an answer too."""
@@ -165,6 +177,10 @@ class Job:
             return await self._server.ended(self.prompt_id) is not None
         except (UpstreamFailed, UpstreamTimeout):
             return False
+
+
+def _ignore(_preview: Preview) -> None:
+    return
 
 
 def show_preview(call: ImageCall, preview: Preview) -> None:

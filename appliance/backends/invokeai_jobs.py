@@ -22,7 +22,9 @@ from appliance.upstream.exchange import UpstreamAnswer
 from appliance.upstream.failures import parse_json_object
 
 POLL_S = 0.1  # an item costs the server 0.65 s of its own
-END_POLL_S = 0.025  # the slot is to be back within 100 ms of the worker's leaving
+END_POLL_S = 0.01  # for as long as most steps take; seen: a look costs a server that draws 2 to 10 ms
+END_POLL_LATER_S = 0.025  # a slot is back 50 ms after the worker has left, the answers included
+END_SOON_S = 0.5
 LOOK_TIMEOUT_S = 2.0  # one question about a job that nobody waits for; the server answers beside its drawing
 LOOKS_FOR_LOST = 10  # one second: the batch's bytes may still be on their way to the queue
 FULL_RETRY_S = 5.0
@@ -113,8 +115,9 @@ class Job:
                 await self._cancel(item_id)
             if self._open:
                 await trio.sleep(END_POLL_S)
+        soon = trio.current_time() + END_SOON_S
         while not is_elsewhere(await self._control("GET", f"{QUEUE}/status") or {}):  # noqa: ASYNC110 - the server has no event
-            await trio.sleep(END_POLL_S)
+            await trio.sleep(END_POLL_S if trio.current_time() < soon else END_POLL_LATER_S)
         if self._may_have_left:
             await self._note_what_is_left()
 

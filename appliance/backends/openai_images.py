@@ -1,7 +1,7 @@
 """OpenAI-style image servers: `POST /v1/images/generations` and `/v1/images/edits`. Closing the connection is their cancel.
 
-But for stable-diffusion.cpp's server, which draws to the end whoever has left: the health check recognises it, and the
-slot is held until it answers.
+But for stable-diffusion.cpp's server, which draws to the end whoever has left: the health check recognises it. It is
+asked by its own API (`sd_cpp`); an older one, which has none, as here, and the slot is held until it answers.
 
 | asked | sent |
 |---|---|
@@ -13,15 +13,20 @@ slot is held until it answers.
 | `seed`, `sampler`, `scheduler`, `style`, `quality` | the same |
 | any other field | the same, but for null, blank and what would change the shape of the answer |
 
+Previews are asked for where the client wants some (`stream`, `partial_images`); a server that does not stream answers as
+ever, one that refuses these fields is asked without them.
+
 Pictures are asked for as base64. OpenAI's gpt-image models always answer so and refuse `response_format`: for a model
 whose name says that it is one, the field is left out.
 """
 
 import json
+import math
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -30,12 +35,16 @@ from appliance.backends.decoding import answer_cap_bytes, decode_images, image_f
 from appliance.backends.forms import encode_form
 from appliance.backends.holding import see_through
 from appliance.backends.masks import white_where_transparent
+from appliance.backends.openai_image_streams import watch
 from appliance.backends.options import GUIDANCE, NEGATIVE, STEPS, chosen, present
 from appliance.backends.prompts import strip_extra_args
+from appliance.backends.sd_cpp import draw_as_job
 from appliance.protocol.images import Image
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import UpstreamCall
 from appliance.upstream.failures import failure_from_answer, parse_json_object
+
+REFUSED_S = 30.0  # a server that was replaced is asked anew, as often as its health is
 
 _SAME_NAME = ("seed", "sampler", "scheduler", "style", "quality")
 # Decided here, not by extra fields of a request.
@@ -45,16 +54,16 @@ _REFUSE_RESPONSE_FORMAT = ("gpt-image", "chatgpt-image")
 
 
 class OpenAIImagesBackend:
-    """Draws on any server with OpenAI's images API."""
+    """Draws on any server with OpenAI's images API. Remembers for a while which servers refuse to stream."""
+
+    def __init__(self) -> None:
+        self._refused: WeakKeyDictionary[UpstreamClient, dict[str, float]] = WeakKeyDictionary()
 
     async def draw(self, call: ImageCall, upstream: UpstreamClient, cleanup: AsyncExitStack) -> ImageResult:
-        name = call.backend_class.name
+        if call.unstoppable and (drawn := await draw_as_job(call, upstream, cleanup)) is not None:
+            return drawn
         payload = translate(call)
-        post = _post(call, payload) if call.edit is None else await _post_edit(call, payload, call.edit)
-        answer = await (see_through(upstream.exchange, post, call) if call.unstoppable else upstream.exchange(post))
-        if answer.status != 200:
-            raise failure_from_answer(answer, upstream=name)
-        said = parse_json_object(answer.body, upstream=name)
+        said = await self._ask(call, payload, upstream)
         items = said.get("data")
         if not isinstance(items, list):
             raise unusable(call, "without a list of data")
@@ -65,6 +74,27 @@ class OpenAIImagesBackend:
             request={key: value for key, value in payload.items() if key not in _TOLD},
             upstream=_worth_telling(said) or None,
         )
+
+    async def _ask(self, call: ImageCall, payload: dict[str, Any], upstream: UpstreamClient) -> dict[str, Any]:
+        """What the server says, its previews shown on the way where it has some and somebody looks."""
+        name, base_url = call.backend_class.name, call.backend_class.base_url
+        refused = self._refused.setdefault(upstream, {})
+        may_stream = not call.unstoppable and trio.current_time() >= refused.get(base_url, -math.inf)
+        if call.on_preview is not None and may_stream:
+            streamed = {**payload, "stream": True, "partial_images": call.previews}
+            said = await watch(await _make_post(call, streamed), call, upstream)
+            if said is not None:
+                return said
+            refused[base_url] = trio.current_time() + REFUSED_S
+        post = await _make_post(call, payload)
+        answer = await (see_through(upstream.exchange, post, call) if call.unstoppable else upstream.exchange(post))
+        if answer.status != 200:
+            raise failure_from_answer(answer, upstream=name)
+        return parse_json_object(answer.body, upstream=name)
+
+
+async def _make_post(call: ImageCall, payload: dict[str, Any]) -> UpstreamCall:
+    return _post(call, payload) if call.edit is None else await _post_edit(call, payload, call.edit)
 
 
 def translate(call: ImageCall) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Probing: what stands at an address, by its own answers: its kind, version and models, and what its cancel can do."""
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
 
-from appliance.config.classes import BackendClass, Provider
+from appliance.config.classes import BackendClass, Login, Provider
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import UpstreamCall, login_headers
@@ -20,17 +21,25 @@ SD_CPP_MODEL = "sd-cpp-local"  # the one model that stable-diffusion.cpp's serve
 _OWN_JOB = "its own job, queued or running"
 _CLOSING = "by closing the connection"
 _NONE = "none: it draws to the end, and its slot waits for that"
+_INVOKEAI_MODELS = "/api/v2/models/?model_type=main"
+_WANTS_LOGIN = "a login: set IMAGES_INVOKEAI_USER and IMAGES_INVOKEAI_PASSWORD to an account of its own"
+_WANTS_OTHER_LOGIN = "another login: it refuses IMAGES_INVOKEAI_USER with IMAGES_INVOKEAI_PASSWORD"
+_WAITING = "its own job while it waits in the queue; one that is drawn keeps its slot to the end"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What answered. `cancel`: what a client that leaves can have stopped, in plain words. `version` None: not told."""
+    """What answered. `cancel`: what a client that leaves can have stopped, in plain words. `version` None: not told.
+
+    `wants`: what keeps it from drawing for us, and what to set; None where nothing does.
+    """
 
     provider: Provider
     kind: str
     version: str | None
     models: tuple[str, ...]
     cancel: str
+    wants: str | None = None
 
 
 class Asker:
@@ -40,6 +49,16 @@ class Asker:
         self._one = one
         self._upstream = upstream
         self._timeout_s = timeout_s
+        self._bearer: str | None = None
+
+    @property
+    def login(self) -> Login | None:
+        """The configured one; None for an address that nobody has configured one for."""
+        return self._one.login
+
+    def bear(self, token: str) -> None:
+        """Show this token from now on, in place of the login."""
+        self._bearer = token
 
     async def get(self, path: str) -> Any:
         """The JSON under this path. Raises UpstreamFailed, UpstreamTimeout."""
@@ -60,6 +79,11 @@ class Asker:
         """The error for an answer of something else."""
         return UpstreamFailed(f"{self._one.name} answers, but not like {what}.", upstream=self._one.name)
 
+    def _headers(self, body: bytes) -> dict[str, str]:
+        kind = {"Content-Type": "application/json"} if body else {}
+        login = {"Authorization": f"Bearer {self._bearer}"} if self._bearer else login_headers(self._one)
+        return {**kind, **login}
+
     async def _ask(self, method: str, path: str, body: bytes) -> Any:
         name = self._one.name
         answer = await self._upstream.exchange(
@@ -67,7 +91,7 @@ class Asker:
                 backend_class=name,
                 method=method,
                 url=self._one.base_url.rstrip("/") + path,
-                headers={**({"Content-Type": "application/json"} if body else {}), **login_headers(self._one)},
+                headers=self._headers(body),
                 body=body,
                 first_byte_s=self._timeout_s,
                 idle_s=self._timeout_s,
@@ -132,15 +156,46 @@ async def _probe_invokeai(ask: Asker) -> Finding:
     version = _text(_field(await ask.get("/api/v1/app/version"), "version"))
     if version is None:
         raise ask.unlike("InvokeAI")
-    models = _names(_field(await ask.maybe("/api/v2/models/?model_type=main"), "models"), "name")
-    return Finding("invokeai", "InvokeAI", version, models or (), _OWN_JOB)
+    models, wants = await _models_of_invokeai(ask)
+    return Finding("invokeai", "InvokeAI", version, models, _OWN_JOB, wants)
+
+
+async def _models_of_invokeai(ask: Asker) -> tuple[tuple[str, ...], str | None]:
+    """Its models, and what it wants before it shows them: in multiuser mode everything but the version wants a login."""
+    try:
+        said = await ask.get(_INVOKEAI_MODELS)
+    except UpstreamFailed as refused:
+        if refused.extra.get("status") != 401:
+            return (), None
+        token = await _log_in(ask)
+        if token is None:
+            return (), _WANTS_LOGIN if ask.login is None else _WANTS_OTHER_LOGIN
+        ask.bear(token)
+        said = await ask.maybe(_INVOKEAI_MODELS)
+    return _names(_field(said, "models"), "name") or (), None
+
+
+async def _log_in(ask: Asker) -> str | None:
+    """A token for the configured account; None where there is none, or it is refused."""
+    if ask.login is None:
+        return None
+    credentials = {"email": ask.login.user, "password": ask.login.password.get_secret_value()}
+    token = _field(await ask.maybe("/api/v1/auth/login", json.dumps(credentials).encode()), "token")
+    return token if isinstance(token, str) and token.isascii() and token.isprintable() and " " not in token else None
 
 
 async def _probe_sd_cpp(ask: Asker) -> Finding:
     models = _openai_models(await ask.get("/v1/models"))
     if models is None or SD_CPP_MODEL not in models:
         raise ask.unlike("stable-diffusion.cpp")
-    return Finding("openai_images", "stable-diffusion.cpp", None, models, _NONE)
+    return await _sd_cpp(ask, models)
+
+
+async def _sd_cpp(ask: Asker, models: tuple[str, ...]) -> Finding:
+    """Older ones have no API of their own, and cancel nothing."""
+    features = _field(await ask.maybe("/sdcpp/v1/capabilities"), "features")
+    cancel = _WAITING if _field(features, "cancel_queued") is True else _NONE
+    return Finding("openai_images", "stable-diffusion.cpp", None, models, cancel)
 
 
 async def _probe_openai_images(ask: Asker) -> Finding:
@@ -148,7 +203,7 @@ async def _probe_openai_images(ask: Asker) -> Finding:
     if models is None:
         raise ask.unlike("an OpenAI-style server")
     if SD_CPP_MODEL in models:
-        return Finding("openai_images", "stable-diffusion.cpp", None, models, _NONE)
+        return await _sd_cpp(ask, models)
     return Finding("openai_images", "OpenAI-style", None, models, _CLOSING)
 
 

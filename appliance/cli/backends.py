@@ -44,8 +44,8 @@ def list_classes(*, as_json: bool) -> int:
 @backends.command(
     "probe",
     short_help="Ask every configured class what it is.",
-    help="Ask every configured class what it is, its version, its models and what its cancel can do. Exit 1 if one "
-    "does not answer, or is something else than its provider says.",
+    help="Ask every configured class what it is, its version, its models and what its cancel can do; where the class has "
+    "a login, with that. Exit 1 if one does not answer, wants a login, or is something else than its provider says.",
 )
 @_as_json
 def probe_classes(*, as_json: bool) -> int:
@@ -58,7 +58,7 @@ def probe_classes(*, as_json: bool) -> int:
     else:
         for item in looked:
             click.echo(_probe_line(item))
-    return 0 if all(item.finding is not None for item in looked) else 1
+    return 0 if all(item.finding is not None and item.finding.wants is None for item in looked) else 1
 
 
 @backends.command(
@@ -125,6 +125,7 @@ def _yaml(found: Mapping[str, Looked]) -> str:
             "    required: false",
             f"    supported_capabilities: [{', '.join(capabilities)}]",
             f"    concurrency_limits: {{{limits}}}",
+            *([f"    # wants {finding.wants}"] if finding.wants is not None else []),
         ]
     if "gpu_heavy" in found:
         lines.append(f"# and set IMAGES_BACKEND=http_{_finding(found['gpu_heavy']).provider}, so that it draws")
@@ -160,7 +161,7 @@ def _found(item: Looked) -> dict[str, Any]:
     return {
         "name": item.one.name,
         "base_url": item.one.base_url,
-        "ok": item.finding is not None,
+        "ok": item.finding is not None and item.finding.wants is None,
         "error": item.error,
         **finding,
     }
@@ -176,6 +177,8 @@ def _probe_line(item: Looked) -> str:
     if item.finding is None:
         return f"{item.one.name}  FAIL  {item.error}"
     finding = item.finding
+    if finding.wants is not None:
+        return f"{item.one.name}  FAIL  {_title(finding)}; wants {finding.wants}"
     return f"{item.one.name}  OK  {_title(finding)}; models: {_models(finding)}; cancels: {finding.cancel}"
 
 

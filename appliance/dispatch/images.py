@@ -93,6 +93,7 @@ def admit_images(
         idle_timeout_s=settings.backend_idle_timeout_sec,
         cancel_timeout_s=settings.backend_cancel_timeout_sec,
         unstoppable=dispatcher.health.is_unstoppable(backend_class.name),
+        previews=request.partial_images,
     )
     return ImageJob(call, backend, name, route.reason, response_format, model)
 

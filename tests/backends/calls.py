@@ -50,6 +50,7 @@ def image_call(
     workflows: Workflows | None = None,
     edit: ImageEdit | None = None,
     on_preview: OnPreview | None = None,
+    previews: int = 3,
 ) -> ImageCall:
     return ImageCall(
         request_id=new_id("req"),
@@ -71,6 +72,7 @@ def image_call(
         unstoppable=unstoppable,
         edit=edit,
         on_preview=on_preview,
+        previews=previews if on_preview is not None else 0,
     )
 
 

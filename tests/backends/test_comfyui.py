@@ -468,7 +468,7 @@ async def test_somebody_elses_previews_are_never_shown(nursery, loopback_clock, 
 
 
 async def test_broken_preview_is_no_failure(loopback_clock, monkeypatch):
-    monkeypatch.setattr("tests.fakes.comfyui.jpeg", lambda: b"\xff\xd8no picture")
+    monkeypatch.setattr("tests.fakes.comfyui.jpeg", lambda side: b"\xff\xd8no picture")
     shown = []
     result, _ = await drawn(on_preview=lambda image, progress: shown.append(image))
     assert result.images

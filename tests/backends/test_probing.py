@@ -15,6 +15,8 @@ from appliance.upstream.client import open_upstream
 from tests.backends.calls import backend_class
 from tests.fakes.a1111 import MODELS, Behaviour, open_fake_a1111
 from tests.fakes.http import open_server
+from tests.fakes.invokeai import Behaviour as InvokeAIBehaviour
+from tests.fakes.invokeai import open_fake_invokeai
 from tests.fakes.ollama import open_fake_ollama
 from tests.fakes.openai_images import open_fake_openai_images
 
@@ -143,3 +145,41 @@ async def test_a_name_is_shown_without_what_a_terminal_would_obey(loopback_clock
 
 async def test_the_scripted_model_needs_no_server():
     assert (await probe(one("mock_chat"), None, 5)).kind == "script"
+
+
+@pytest.mark.parametrize(("knows_jobs", "words"), [(True, "while it waits in the queue"), (False, "draws to the end")])
+async def test_what_cancel_can_do_at_stable_diffusion_cpp_depends_on_its_jobs(loopback_clock, knows_jobs, words):
+    features = {"features": {"cancel_queued": True, "cancel_generating": False}}
+    answers = {**SD_CPP, **({"/sdcpp/v1/capabilities": features} if knows_jobs else {})}
+    async with open_canned(answers) as (upstream, base_url):
+        assert words in (await probe(one("openai_images", base_url), upstream, 5)).cancel
+
+
+ACCOUNT = {"me@example.org": "word"}
+
+
+@pytest.mark.parametrize(
+    ("login", "models", "wants"),
+    [
+        (None, (), "a login: set IMAGES_INVOKEAI_USER and IMAGES_INVOKEAI_PASSWORD"),
+        (Login("me@example.org", SecretStr("other"), by_basic=False), (), "another login"),
+        (Login("me@example.org", SecretStr("word"), by_basic=False), ("a-flux", "tiny-sd", "tiny-sdxl"), None),
+    ],
+)
+async def test_an_invokeai_with_users_is_asked_with_the_login_of_its_class(loopback_clock, login, models, wants):
+    behaviour = InvokeAIBehaviour(users=ACCOUNT)
+    async with open_upstream(Settings()) as upstream, open_fake_invokeai(behaviour) as fake:
+        found = await probe(one("invokeai", fake.base_url, login=login), upstream, 5)
+        anonymous = await identify(one("openai", fake.base_url), upstream, 5)
+    assert (found.kind, found.version, found.models) == ("InvokeAI", "6.14.2", models)
+    assert (wants is None) == (found.wants is None)
+    assert wants is None or wants in found.wants
+    assert anonymous.provider == "invokeai"
+    assert "IMAGES_INVOKEAI_USER" in anonymous.wants
+
+
+async def test_an_invokeai_without_users_wants_nothing(loopback_clock):
+    login = Login("me@example.org", SecretStr("word"), by_basic=False)
+    async with open_upstream(Settings()) as upstream, open_fake_invokeai() as fake:
+        found = await probe(one("invokeai", fake.base_url, login=login), upstream, 5)
+        assert (found.wants, len(found.models), fake.logins) == (None, 3, 0)

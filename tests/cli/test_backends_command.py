@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.__main__ import main
+from appliance.backends.probing import Finding
 from appliance.cli import backends
 from appliance.config.settings import Settings
 
@@ -107,6 +108,31 @@ def test_probe_fails_for_a_class_that_is_not_there(
     assert main(["backends", "probe", "--json"]) == 1
     (found,) = json.loads(capsys.readouterr().out)["backends"]
     assert (found["ok"], found["error"]) == (False, "gpu_heavy cannot be reached.")
+
+
+def test_a_class_that_wants_a_login_is_said_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanting = Finding("invokeai", "InvokeAI", "6.14.2", (), "its own job", "a login: set IMAGES_INVOKEAI_USER")
+
+    async def look(_one: object, _upstream: object, _timeout_s: float) -> Finding:
+        return wanting
+
+    monkeypatch.setattr(backends, "probe", look)
+    monkeypatch.setattr(backends, "identify", look)
+    monkeypatch.setattr(backends, "_PORTS", (1,))
+    configure(monkeypatch, tmp_path, 1)
+    assert main(["backends", "probe"]) == 1
+    assert capsys.readouterr().out == "gpu_heavy  FAIL  InvokeAI 6.14.2; wants a login: set IMAGES_INVOKEAI_USER\n"
+    assert main(["backends", "probe", "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)["backends"]
+    assert (found["ok"], found["wants"]) == (False, wanting.wants)
+    assert main(["backends", "discover"]) == 0
+    printed = capsys.readouterr().out
+    assert "# wants a login: set IMAGES_INVOKEAI_USER" in printed
+    (tmp_path / "found.yaml").write_text(printed)
+    monkeypatch.setenv("BACKENDS_CONFIG_PATH", str(tmp_path / "found.yaml"))
+    assert main(["backends", "list"]) == 0, "still a backends file"
 
 
 def test_what_discover_prints_is_a_backends_file(

@@ -27,7 +27,8 @@ class Behaviour:
     `registering_s`: from the whole request to its place in the queue; `starting_s`: from there to the reset of the
     interrupt flag; `encode_s`: a node that looks at no flag. `previews`: --preview-method. `sockets` False: a proxy that
     knows no WebSockets. `fail_with`: what drawing raises. `outputs` False: nothing comes of a success. `metadata` False:
-    an older server, whose previews say not whose they are. `takes_ids` False: an older one still.
+    an older server, whose previews say not whose they are. `takes_ids` False: an older one still. `preview_side`: in
+    pixels, 512 at most on the real one.
     """
 
     step_s: float = 0.1
@@ -36,6 +37,7 @@ class Behaviour:
     registering_s: float = 0.0
     starting_s: float = 0.0
     previews: bool = False
+    preview_side: int = 8
     sockets: bool = True
     outputs: bool = True
     metadata: bool = True
@@ -46,7 +48,7 @@ class Behaviour:
 
 @dataclass
 class Counts:
-    """`foreign_kills`: jobs that were ended while their client was still listening for them."""
+    """`foreign_kills`: jobs that an interrupt ended which named another one, or none."""
 
     started: int = 0
     finished: int = 0
@@ -80,7 +82,7 @@ class _Interrupted(Exception):
 class FakeComfyUI:
     """`graphs`: what was submitted, in order. `is_idle`: nothing runs, nothing waits. `uploads`: bytes by name.
 
-    `deaf`: nothing is told on any socket any more.
+    `previewed_at`: when each preview of a job was there. `deaf`: nothing is told on any socket any more.
     """
 
     server: Server
@@ -96,8 +98,10 @@ class FakeComfyUI:
     changes: Changes = field(default_factory=Changes)
     requests: list[str] = field(default_factory=list)
     viewed: list[str] = field(default_factory=list)
+    previewed_at: list[float] = field(default_factory=list)
     deaf: bool = False
     interrupted: bool = False
+    interrupted_for: str | None = None
     number: int = 0
     flags: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -179,18 +183,19 @@ class FakeComfyUI:
         await self._tell(job, "executing", {"node": "sampler", "prompt_id": job.prompt_id})
         for step in range(steps):
             await trio.sleep(self.behaviour.step_s)
-            self._check_interrupt()
+            self._check_interrupt(job)
             about = {"value": step + 1, "max": steps, "prompt_id": job.prompt_id, "node": "sampler"}
             state = {**about, "state": "running", "node_id": "sampler"}
             await self._tell(job, "progress_state", {"prompt_id": job.prompt_id, "nodes": {"sampler": state}})
             await self._tell_preview(job)
             await self._tell(job, "progress", about)
         await trio.sleep(self.behaviour.encode_s)
-        self._check_interrupt()
+        self._check_interrupt(job)
 
-    def _check_interrupt(self) -> None:
+    def _check_interrupt(self, job: Job) -> None:
         if self.interrupted:
             self.interrupted = False
+            self.counts.foreign_kills += self.interrupted_for != job.prompt_id
             raise _Interrupted
 
     def _save(self, job: Job) -> dict[str, Any]:
@@ -225,7 +230,8 @@ class FakeComfyUI:
         method = job.extra.get("preview_method", "default")
         if method == "none" or (method == "default" and not self.behaviour.previews):
             return
-        picture = jpeg()
+        picture = jpeg(self.behaviour.preview_side)
+        self.previewed_at.append(trio.current_time())
         about = json.dumps({"node_id": "sampler", "prompt_id": job.prompt_id, "image_type": "image/jpeg"}).encode()
         for client_id in self._listeners(job):
             old = (1).to_bytes(4, "big") * 2 + picture
@@ -248,10 +254,11 @@ def _stamped(job: Job, **more: Any) -> dict[str, Any]:
     return {"prompt_id": job.prompt_id, **more, "timestamp": int(trio.current_time() * 1000)}
 
 
-def jpeg() -> bytes:
-    """A small whole JPEG."""
+def jpeg(side: int = 8) -> bytes:
+    """A whole JPEG; a large one has as many bytes as one of a photograph."""
     sink = io.BytesIO()
-    Pillow.new("RGB", (8, 8), "red").save(sink, format="JPEG")
+    picture = Pillow.new("RGB", (8, 8), "red") if side == 8 else Pillow.effect_noise((side, side), 32)
+    picture.save(sink, format="JPEG")
     return sink.getvalue()
 
 

@@ -129,7 +129,6 @@ async def _delete(fake: FakeComfyUI, request: Request) -> None:
         _note(fake, "delete")
         for job in [one for one in fake.pending if one.prompt_id == prompt_id]:
             fake.pending.remove(job)
-            _ended_from_outside(fake, job)
             fake.counts.deleted += 1
     if fake.is_idle:
         fake.counts.idle_at = trio.current_time()
@@ -142,18 +141,13 @@ async def _interrupt(fake: FakeComfyUI, request: Request) -> None:
     _note(fake, "interrupt")
     if fake.running is not None and prompt_id in (None, fake.running.prompt_id):
         fake.interrupted = True
-        _ended_from_outside(fake, fake.running)
+        fake.interrupted_for = prompt_id
     await request.respond(200, b"")
 
 
 def _note(fake: FakeComfyUI, control: str) -> None:
     fake.counts.controls.append((trio.current_time(), control))
     fake.changes.notify()
-
-
-def _ended_from_outside(fake: FakeComfyUI, job: Job) -> None:
-    if job.client_id in fake.sockets:
-        fake.counts.foreign_kills += 1
 
 
 async def _socket(fake: FakeComfyUI, request: Request) -> None:

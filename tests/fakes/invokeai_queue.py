@@ -36,7 +36,7 @@ class Behaviour:
 @dataclass
 class FakeInvokeAI:
     """`payloads`: what was asked for, an entry a batch. `is_idle`: nothing runs, nothing waits. `working_on`: an item
-    whose worker is not free, whatever its status says. `asked`: paths, and with what `authorizations`. `instead_of_...`: what is then said.
+    whose worker is not free, whatever its status says. `previewed_at`: when each preview was there. `asked`: paths, and with what `authorizations`. `instead_of_...`: what is then said.
     """
 
     server: Server
@@ -56,6 +56,7 @@ class FakeInvokeAI:
     cancels: list[tuple[float, str]] = field(default_factory=list)
     tokens: dict[str, str] = field(default_factory=dict)
     logins: int = 0
+    previewed_at: list[float] = field(default_factory=list)
     paused: bool = False
     working_on: Item | None = None
     changes: Changes = field(default_factory=Changes)
@@ -139,6 +140,7 @@ class FakeInvokeAI:
             "percentage": (step + 1) / item.steps,
             "image": preview(noise["width"], noise["height"], step),
         }
+        self.previewed_at.append(trio.current_time())
         await self.listeners.tell("invocation_progress", said)
 
     def cancel(self, item: Item) -> None:

@@ -3,9 +3,11 @@
 import base64
 import email
 import email.policy
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
@@ -22,6 +24,8 @@ class FakeOpenAIImages:
     """`drawing_s`: how long a picture takes. `script`: what to do instead, see SCRIPTS.
 
     `stoppable` False: stable-diffusion.cpp's server, which draws to the end and says what it is in its list of models.
+    `streams`: it knows `stream`, and shows `partial_images` at equal parts, each noted in `previewed_at`; `refusal`: what it
+    says instead (400) to who asks for a stream. `broken_off`: an error in place of the picture.
     `aborted`: drawings given up because the client hung up; the GPU of this server is free at that moment.
     """
 
@@ -34,6 +38,11 @@ class FakeOpenAIImages:
     drawn: int = 0
     aborted: int = 0
     stoppable: bool = True
+    streams: bool = False
+    refusal: dict[str, Any] | None = None
+    broken_off: bool = False
+    preview_side: int = 8
+    previewed_at: list[float] = field(default_factory=list)
     extra_fields: dict[str, Any] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
 
@@ -86,8 +95,7 @@ async def _handle(fake: FakeOpenAIImages, request: Request) -> None:
         payload, files = read_form(request)
         fake.payloads.append(payload)
         fake.files.append(files)
-        if await _draw(fake, request):
-            await request.respond_json(200, fake.success(payload))
+        await _answer_to(fake, request, payload, "image_edit")
         return
     if request.path != "/v1/images/generations" or request.method != "POST":
         await request.respond_json(404, {"error": {"message": "Not Found", "type": "invalid_request_error"}})
@@ -97,8 +105,43 @@ async def _handle(fake: FakeOpenAIImages, request: Request) -> None:
     if fake.script is not None:
         await fake.script(fake, request)
         return
-    if await _draw(fake, request):
+    await _answer_to(fake, request, payload, "image_generation")
+
+
+async def _answer_to(fake: FakeOpenAIImages, request: Request, payload: dict[str, Any], action: str) -> None:
+    asks_for_a_stream = payload.get("stream") in (True, "true")
+    if asks_for_a_stream and fake.refusal is not None:
+        await request.respond_json(400, fake.refusal)
+    elif asks_for_a_stream and fake.streams:
+        await _draw(fake, request, partial(_stream, fake, request, payload, action))
+    elif await _draw(fake, request, partial(trio.sleep, fake.drawing_s)):
         await request.respond_json(200, fake.success(payload))
+
+
+async def _stream(fake: FakeOpenAIImages, request: Request, payload: dict[str, Any], action: str) -> None:
+    """OpenAI's events, in chunks; nothing follows the picture."""
+    wanted = int(payload["partial_images"])
+    await request.send_raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    about = {"created_at": 1, "size": payload["size"], "quality": "high", "background": "auto", "output_format": "png"}
+    for index in range(wanted):
+        await trio.sleep(fake.drawing_s / (wanted + 1))
+        preview = base64.b64encode(png(fake.preview_side, fake.preview_side, text="a preview", shade=index)).decode()
+        fake.previewed_at.append(trio.current_time())
+        more = {"b64_json": preview, "partial_image_index": index}
+        await _send_event(request, f"{action}.partial_image", {**about, **more})
+    await trio.sleep(fake.drawing_s / (wanted + 1))
+    if fake.broken_off:
+        await _send_event(request, "error", {"error": {"message": "moderation at /srv/models/x", "code": "x"}})
+    else:
+        picture = fake.success(payload)["data"][0]["b64_json"]
+        usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+        await _send_event(request, f"{action}.completed", {**about, "b64_json": picture, "usage": usage})
+    await request.send_raw(b"0\r\n\r\n")
+
+
+async def _send_event(request: Request, kind: str, fields: dict[str, Any]) -> None:
+    event = f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+    await request.send_raw(b"%x\r\n%b\r\n" % (len(event), event))
 
 
 def read_form(request: Request) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
@@ -117,7 +160,7 @@ def read_form(request: Request) -> tuple[dict[str, Any], list[tuple[str, bytes]]
     return fields, files
 
 
-async def _draw(fake: FakeOpenAIImages, request: Request) -> bool:
+async def _draw(fake: FakeOpenAIImages, request: Request, work: Callable[[], Awaitable[None]]) -> bool:
     """Take the time of a drawing; a client that hangs up ends it at once."""
     fake.drawing += 1
     fake.changes.notify()
@@ -130,7 +173,7 @@ async def _draw(fake: FakeOpenAIImages, request: Request) -> bool:
 
         if fake.stoppable:
             nursery.start_soon(watch)
-        await trio.sleep(fake.drawing_s)
+        await work()
         done = True
         nursery.cancel_scope.cancel()
     fake.drawing -= 1

@@ -97,6 +97,31 @@ async def test_pictures_by_the_operators_workflow_without_any_model(comfyui, tmp
     assert all(b"EmptyImage" not in image.data and b"lighthouse" not in image.data for image in result.images)
 
 
+async def test_pictures_previews_and_edits_on_a_checkpoint_of_sdxl(comfyui, tmp_path):
+    """The graph for SDXL, on a checkpoint that ComfyUI itself takes for one."""
+    shown = []
+    async with open_real(comfyui, tmp_path, sdxl=True) as (upstream, running):
+
+        def call(**changes):
+            how = {"size": (72, 64), "options": {"steps": 2, "seed": 5, "negative_prompt": "fog"}, **changes}
+            return image_call(running.base_url, model="tiny_xl", **how)
+
+        first = await draw(BACKEND, call(n=2, on_preview=lambda image, _: shown.append(image.type)), upstream)
+        same = await draw(BACKEND, call(n=2), upstream)
+        other = await draw(BACKEND, call(prompt="a fox", n=2), upstream)
+        edit = ImageEdit(_red(72, 64), _left_half_clear(72, 64))
+        painted = await draw(BACKEND, call(edit=edit), upstream)
+        changed = await draw(BACKEND, call(edit=ImageEdit(_red(72, 64), None, 0.5)), upstream)
+        log = running.log.read_text(errors="replace")
+    assert "Requested to load SDXL\n" in log
+    assert (first.model, sizes(first)) == ("tiny_xl.safetensors", [(72, 64)] * 2)
+    assert first.images == same.images
+    assert first.images != other.images, "the prompt counts"
+    assert shown == ["jpeg"] * 2
+    assert sizes(painted) == sizes(changed) == [(72, 64)]
+    assert Pillow.open(io.BytesIO(painted.images[0].data)).convert("RGB").getpixel((70, 5)) == (200, 30, 30)
+
+
 async def test_pictures_previews_and_edits_on_a_checkpoint(comfyui, tmp_path):
     """One server for all: it takes ten seconds to start, and as many to load the model."""
     shown = []

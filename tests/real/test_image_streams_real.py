@@ -1,9 +1,10 @@
-"""Image streams from end to end: the openai SDK in front, the running gateway, an A1111 behind it."""
+"""Image streams from end to end: the openai SDK in front, the running gateway, image servers that show previews behind it."""
 
 import base64
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -11,6 +12,7 @@ import trio
 from PIL import Image
 
 from tests.fakes.a1111 import Behaviour, FakeA1111, open_fake_a1111
+from tests.fakes.openai_images import open_fake_openai_images
 from tests.process import TOKEN, GatewayProcess, start_gateway
 
 pytestmark = pytest.mark.real
@@ -47,6 +49,27 @@ async def test_the_openai_sdk_is_shown_previews_within_50_ms_and_then_the_pictur
     assert Image.open(io.BytesIO(base64.b64decode(events[-1].b64_json))).size == (64, 48)
     assert (events[-1].usage.total_tokens, events[-1].output_format, events[-1].size) == (0, "png", "64x48")
     print("preview delays, ms:", [round(delay * 1000, 1) for delay in delays])
+
+
+async def test_the_openai_sdk_is_shown_the_previews_of_an_openai_style_server(tmp_path: Path) -> None:
+    def watch(gateway: GatewayProcess) -> list[Any]:
+        with sdk(gateway) as client:
+            drawn = client.images.generate(prompt="a fox", size="64x48", stream=True, partial_images=2)  # type: ignore[call-overload] # any size is drawn here
+            picture = io.BytesIO()
+            Image.new("RGB", (64, 48)).save(picture, "png")
+            edited = client.images.edit(image=picture.getvalue(), prompt="a cat", stream=True, partial_images=1)
+            return [*drawn, *edited]
+
+    async with open_fake_openai_images(drawing_s=0.3) as fake:
+        fake.streams = True
+        settings = {"IMAGES_BACKEND": "http_openai_images", "IMAGES_HTTP_BASE_URL": fake.base_url}
+        with start_gateway(tmp_path, settings) as gateway:
+            events = await trio.to_thread.run_sync(watch, gateway)
+    generated = ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [event.type for event in events] == [*generated, "image_edit.partial_image", "image_edit.completed"]
+    assert [event.partial_image_index for event in events if hasattr(event, "partial_image_index")] == [0, 1, 0]
+    assert {event.usage.total_tokens for event in events if event.type.endswith("completed")} == {3}
+    assert all(b"a preview" not in base64.b64decode(event.b64_json) for event in events)
 
 
 async def test_an_error_in_the_stream_is_raised_by_the_sdk_and_leaving_it_interrupts_the_job(tmp_path: Path) -> None:

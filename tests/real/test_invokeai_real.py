@@ -3,6 +3,7 @@
 import base64
 import io
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import openai
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 
 from appliance.backends.base import ImageEdit
 from appliance.backends.invokeai import InvokeAIBackend
+from appliance.backends.probing import probe as probe_class
 from appliance.config.classes import Login
 from appliance.config.settings import Settings
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
@@ -334,6 +336,12 @@ async def test_server_with_users_takes_the_login_of_a_plain_one(nursery, invokea
                 await draw(InvokeAIBackend(), small(running, login=wrong), upstream)
             with pytest.raises(UpstreamFailed, match="set IMAGES_INVOKEAI_USER"):
                 await draw(InvokeAIBackend(), small(running), upstream)
+            for account, models, wants in ((login, 2, ""), (wrong, 0, "another login"), (None, 0, "a login")):
+                one = replace(small(running).backend_class, provider="invokeai", login=account)
+                found = await probe_class(one, upstream, 30)
+                assert len(found.models) == models
+                assert (found.wants or "").startswith(wants)
+                assert (found.wants is None) == (not wants)
         assert running.ask_now("GET", "/v1/images/?limit=5", token=token)["total"] == 0
         running.process.kill()
         running.process.wait()

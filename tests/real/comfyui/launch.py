@@ -33,17 +33,18 @@ class RunningComfyUI:
 
 @asynccontextmanager
 async def open_comfyui(
-    server: ComfyUI, folder: Path, *, port: int = 0, previews: bool = True
+    server: ComfyUI, folder: Path, *, port: int = 0, previews: bool = True, sdxl: bool = False
 ) -> AsyncIterator[RunningComfyUI]:
     """Start the server with a base of its own in `folder`, and yield once it answers; it is dead when this returns.
 
-    Port 0 takes a free one. *Raises* ServerNeverAnswered.
+    Port 0 takes a free one. `sdxl`: it has a second checkpoint, of that family. *Raises* ServerNeverAnswered.
     """
     port = port or free_port()
     base = folder / f"comfyui-{port}"
     checkpoints = base / "models" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    (checkpoints / server.checkpoint.name).symlink_to(server.checkpoint)
+    for file in (server.checkpoint, *([server.sdxl_checkpoint] if sdxl else [])):
+        (checkpoints / file.name).symlink_to(file)
     log = folder / f"comfyui-{port}.log"
     with log.open("wb") as sink:
         process = await trio.lowlevel.open_process(
