@@ -8,18 +8,17 @@ from typing import Any
 from appliance.admission.grace import Grace
 from appliance.agents.admission import RunAdmission
 from appliance.agents.live import LiveModel, LiveTools
+from appliance.agents.reading import BadTranscript, read_transcript
 from appliance.agents.recorded import ForkedModel, ForkedTools
 from appliance.agents.runner import AgentRun, Model, Sink, Tools
 from appliance.agents.tiers import offered_tools
 from appliance.agents.transcript import (
     CANCELLED,
-    BadTranscript,
     Ended,
     ForkedFrom,
     Head,
     Routed,
     Transcript,
-    read_transcript,
 )
 from appliance.agents.verify import Verdict, verify_run
 from appliance.config.agent_specs import AgentSpec
