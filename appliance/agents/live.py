@@ -60,7 +60,7 @@ class LiveModel(Model):
         try:
             caller = Caller(self._request_id, stack, self._on_lease)
             job = await admit_routed(self._dispatcher, caller, wanted, self._route, wait_s=self._wait_s)
-            answered = await self._ask(call, job)
+            answered = await self._ask(call, wanted.raw, job)
         finally:
             with self._grace.shield(RELEASE_S):
                 await stack.aclose()  # noqa: ASYNC102 -- the shield of Grace has its deadline
@@ -69,10 +69,10 @@ class LiveModel(Model):
             self._metrics.note_tokens(name, usage.prompt_tokens, usage.completion_tokens)
         return answered
 
-    async def _ask(self, call: CallModel, job: LanguageJob) -> Answered:
+    async def _ask(self, call: CallModel, request: bytes, job: LanguageJob) -> Answered:
         """By a stream: a backend stops at once when nobody reads on. A server that refuses it is asked whole, once."""
         try:
-            return Answered(call.request, await answer_by_stream(self._dispatcher, job, self._new_id))
+            return Answered(request, await answer_by_stream(self._dispatcher, job, self._new_id))
         except UpstreamFailed as error:
             if not refuses_streams(error):
                 raise

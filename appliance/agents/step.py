@@ -118,7 +118,7 @@ def _act(head: Head, steps: Sequence[Step], plan: ModelStep) -> Action:
 
 def _after_answer(head: Head, steps: Sequence[Step], answer: ModelStep) -> Action:
     try:
-        calls = calls_of(answer.turn, answer.response)
+        calls = answer.calls or calls_of(answer.turn, answer.response)  # none: there were none, or bad ones
     except InvalidToolCall:
         return Finish(answer.turn, Ended(error=INVALID_CALL))
     if not calls:

@@ -11,7 +11,7 @@ from typing import Any
 
 from appliance.backends.base import LanguageCall
 from appliance.dispatch.dispatch import Dispatcher
-from appliance.dispatch.language import LanguageJob, deadlines, open_stream, with_usage
+from appliance.dispatch.language import LanguageJob, deadlines, with_usage
 from appliance.protocol.chat_whole import WholeReader
 from appliance.protocol.errors import GatewayError, UpstreamFailed
 from appliance.protocol.ids import NewId
@@ -31,7 +31,7 @@ async def answer_by_stream(dispatcher: Dispatcher, job: LanguageJob, new_id: New
     reader = WholeReader(call.backend_class.name, new_id)
     received = 0
     with dispatcher.protect(call.backend_class, call.total_s):
-        async with open_stream(dispatcher, replace(job, call=call)) as source:
+        async with job.backend.stream(call, dispatcher.upstream) as source:
             while not reader.done and (piece := await source.receive()):
                 received += len(piece)
                 if received > MAX_EVENTS_BYTES:
