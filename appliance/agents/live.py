@@ -14,7 +14,7 @@ from appliance.dispatch.routing import LanguageRoute
 from appliance.dispatch.streamed import answer_by_stream, as_whole, refuses_streams
 from appliance.protocol.errors import InvalidArguments, RateLimited, UndeclaredTool, UnknownTool, UpstreamFailed
 from appliance.protocol.ids import NewId
-from appliance.protocol.language import parse_language_request
+from appliance.protocol.language import LanguageRequest
 from appliance.protocol.streams import usage_in
 from appliance.protocol.tools import ToolCall
 from appliance.telemetry.metrics import Metrics
@@ -55,7 +55,7 @@ class LiveModel(Model):
 
     async def answer(self, call: CallModel) -> Answered:
         """Raises what dispatch and the backend raise: BackendOverloaded after `wait_s`, UpstreamFailed, ..."""
-        wanted = parse_language_request("chat", call.body, call.request)
+        wanted = _asking(call)
         stack = AsyncExitStack()
         try:
             caller = Caller(self._request_id, stack, self._on_lease)
@@ -116,6 +116,20 @@ class LiveTools(Tools):
             io_bytes=ran.io_bytes,
             runtime_ms=ran.runtime_ms,
         )
+
+
+def _asking(call: CallModel) -> LanguageRequest:
+    """What the step function makes is not checked again: the run's messages and parameters were, as it began."""
+    body = call.body
+    return LanguageRequest(
+        kind="chat",
+        body=body,
+        raw=call.request,
+        model=body["model"],
+        stream=True,
+        include_usage=True,
+        has_tools="tools" in body,
+    )
 
 
 def refused(kind: str, message: str) -> ToolDone:

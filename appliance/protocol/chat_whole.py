@@ -50,12 +50,16 @@ class ChatWhole:
             return {}
         finish = choice.get("finish_reason")
         self.finish_reason = finish if isinstance(finish, str) and finish else self.finish_reason
-        self._take_logprobs(choice.get("logprobs"))
+        if (logprobs := choice.get("logprobs")) is not None:
+            self._take_logprobs(logprobs)
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             return {}
         for name, value in delta.items():
-            self._take_field(name, value)
+            if name in self._texts and isinstance(value, str):
+                self._texts[name].append(value)
+            elif name != "role" and value is not None:
+                self._take_field(name, value)
         return delta
 
     def _take_field(self, name: str, value: Any) -> None:
@@ -67,9 +71,9 @@ class ChatWhole:
         elif name == "content" and isinstance(value, list):  # parts, as Mistral's models stream them
             texts = (part.get("text") for part in value if isinstance(part, dict))
             self._texts["content"] += [text for text in texts if isinstance(text, str)]
-        elif isinstance(value, str) and name != "role":
-            self._texts.setdefault(name, []).append(value)
-        elif value is not None and name not in {"role", "content"}:
+        elif isinstance(value, str):
+            self._texts[name] = [value]
+        elif name != "content":
             self._others[name] = value
 
     def _take_logprobs(self, logprobs: object) -> None:
