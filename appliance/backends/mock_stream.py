@@ -46,7 +46,10 @@ class ScriptedStream:
         if math.isnan(self._due):
             self._due = trio.current_time() + min(step.delay_s, self._limit_s)
         self._step = step
-        await trio.sleep_until(min(self._due, self._end))
+        if step.delay_s:
+            await trio.sleep_until(min(self._due, self._end))
+        else:
+            await trio.lowlevel.checkpoint()
         if self._due > self._end:
             raise timeout_error(self._call.backend_class.name, "total", self._call.total_s)
         if step.delay_s > self._limit_s:
