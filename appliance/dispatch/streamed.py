@@ -15,6 +15,7 @@ from appliance.dispatch.language import LanguageJob, deadlines, with_usage
 from appliance.protocol.chat_whole import WholeReader
 from appliance.protocol.errors import GatewayError, UpstreamFailed
 from appliance.protocol.ids import NewId
+from appliance.upstream.deadlines import timeout_error
 from appliance.upstream.exchange import MAX_JSON_BYTES
 
 MAX_EVENTS_BYTES = 4 * MAX_JSON_BYTES  # at 250 bytes for an event of one token: a quarter million of them
@@ -30,6 +31,7 @@ async def answer_by_stream(dispatcher: Dispatcher, job: LanguageJob, new_id: New
     call = _with_deadlines(dispatcher, job.call)
     reader = WholeReader(call.backend_class.name, new_id)
     received = 0
+    came_to_end = False
     with dispatcher.protect(call.backend_class, call.total_s):
         async with job.backend.stream(call, dispatcher.upstream) as source:
             while not reader.done and (piece := await source.receive()):
@@ -37,6 +39,9 @@ async def answer_by_stream(dispatcher: Dispatcher, job: LanguageJob, new_id: New
                 if received > MAX_EVENTS_BYTES:
                     raise _too_much(call, MAX_EVENTS_BYTES)
                 reader.feed(piece)
+        came_to_end = True
+    if not came_to_end:  # what protects a call that is to be finished has its end too
+        raise timeout_error(call.backend_class.name, "total", call.total_s)
     whole = reader.finish()
     if len(whole) > MAX_JSON_BYTES:
         raise _too_much(call, MAX_JSON_BYTES)
