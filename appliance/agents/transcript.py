@@ -1,6 +1,6 @@
 """Transcript: what a run was given and what each of its steps consumed; events are what is stored and shown of it.
 
-An event's fields are those of contract 7, and beside them the exact bytes that went to the model and came back, and all
+An event's fields are those of contract 7, and beside them the exact bytes that went to the model, the completion that came of it, and all
 that a tool was called with and gave. `step` counts model and tool events from 0, over the whole run.
 """
 
@@ -21,7 +21,9 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Where a run's model calls go. `parameters`: sampling fields of every call, the alias's caps applied."""
+    """Where a run's model calls go. `parameters`: fields of every call beside model, messages and tools: sampling, with the
+    alias's caps applied, and that it asks for a stream (`step.STREAMED`).
+    """
 
     backend: str
     upstream_model: str
@@ -110,7 +112,7 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class ModelStep:
-    """One model call: the JSON that was sent and the one that came back, byte for byte."""
+    """One model call: the JSON that was sent, byte for byte, and the chat completion that came of it (`step.Answered`)."""
 
     kind: ModelKind
     turn: int
