@@ -1,7 +1,7 @@
 """Transcript: what a run was given and what each of its steps consumed; events are what is stored and shown of it.
 
-An event's fields are those of contract 7, and beside them the exact bytes that went to the model, the completion that came of it, and all
-that a tool was called with and gave. `step` counts model and tool events from 0, over the whole run.
+An event's fields are those of contract 7, and beside them the exact bytes that went to the model, the chat completion
+that came of it, and all that a tool was called with and gave. `step` counts model and tool events from 0, over the whole run.
 """
 
 import json
