@@ -8,18 +8,18 @@ from typing import Any
 from appliance.admission.grace import Grace
 from appliance.agents.admission import RunAdmission
 from appliance.agents.live import LiveModel, LiveTools
+from appliance.agents.reading import BadTranscript, read_transcript
 from appliance.agents.recorded import ForkedModel, ForkedTools
 from appliance.agents.runner import AgentRun, Model, Sink, Tools
+from appliance.agents.step import STREAMED
 from appliance.agents.tiers import offered_tools
 from appliance.agents.transcript import (
     CANCELLED,
-    BadTranscript,
     Ended,
     ForkedFrom,
     Head,
     Routed,
     Transcript,
-    read_transcript,
 )
 from appliance.agents.verify import Verdict, verify_run
 from appliance.config.agent_specs import AgentSpec
@@ -177,6 +177,7 @@ class Agents:
             metrics=self.metrics,
             wait_s=self.settings.agent_queue_timeout_sec,
             grace=self.grace,
+            new_id=self.new_id,
         )
 
 
@@ -202,5 +203,11 @@ def _first_request(
 ) -> LanguageRequest:
     sampling = {"temperature": spec.temperature, "seed": spec.seed}
     given = {name: value for name, value in sampling.items() if value is not None}
-    body = {"model": spec.model, "messages": list(messages), **({"tools": list(tools)} if tools else {}), **given}
+    body = {
+        "model": spec.model,
+        "messages": list(messages),
+        **({"tools": list(tools)} if tools else {}),
+        **given,
+        **STREAMED,
+    }
     return parse_language_request("chat", body, compact_json(body))

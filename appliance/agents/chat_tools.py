@@ -19,8 +19,9 @@ from appliance.agents.tiers import function_of
 from appliance.agents.transcript import Requested, ToolDone
 from appliance.dispatch.dispatch import Caller, Dispatcher
 from appliance.dispatch.language import LanguageJob, admit_language, admit_routed, answer, open_stream
+from appliance.dispatch.streamed import answer_by_stream, as_stream, refuses_streams
 from appliance.protocol.canonical import canonical_json, compact_json
-from appliance.protocol.errors import GatewayError, InvalidRequest, StorageFull, ToolLoopExceeded
+from appliance.protocol.errors import GatewayError, InvalidRequest, StorageFull, ToolLoopExceeded, UpstreamFailed
 from appliance.protocol.ids import NewId
 from appliance.protocol.language import LanguageRequest, parse_language_request
 from appliance.protocol.streams import Usage, ended_early, usage_of
@@ -97,10 +98,19 @@ class ToolChat:
 
     async def _answer_turn(self, turn: Turn) -> bytes:
         try:
-            return await answer(self.dispatcher, turn.job)
+            return await self._ask(turn)
         finally:
             with self.grace.shield(RELEASE_S):
                 await turn.stack.aclose()  # noqa: ASYNC102 -- the shield of Grace has its deadline
+
+    async def _ask(self, turn: Turn) -> bytes:
+        """By a stream, as agents ask; a server that refuses it is asked whole, as the client did."""
+        try:
+            return await answer_by_stream(self.dispatcher, as_stream(turn.job), self.new_id)
+        except UpstreamFailed as error:
+            if not refuses_streams(error):
+                raise
+        return await answer(self.dispatcher, turn.job)
 
     async def _stream_turn(self, turn: Turn, reader: TurnReader, send: Send) -> None:
         upstream = turn.job.call.backend_class.name

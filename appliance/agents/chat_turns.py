@@ -1,15 +1,13 @@
 """Chat turns: several streamed answers shown to a client as one. Sans-IO: events in, events out."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from appliance.protocol.canonical import compact_json
-from appliance.protocol.errors import UpstreamFailed
+from appliance.protocol.chat_whole import ChatWhole, read_chunk
 from appliance.protocol.ids import NewId
-from appliance.protocol.responses_calls import Call, Calls
-from appliance.protocol.sse import DONE, SseReader, data_of, is_done, sse_event
-from appliance.protocol.streams import Usage, read_events, upstream_error_event, usage_of
+from appliance.protocol.sse import DONE, SseReader, is_done, sse_event
+from appliance.protocol.streams import Usage, read_events, usage_of
 
 _HEAD = ("id", "object", "created", "model", "system_fingerprint")
 
@@ -31,17 +29,18 @@ class TurnReader:
 
     def next_turn(self) -> None:
         """What comes now is another answer."""
-        self.text = ""
         self.done = False
-        self._finish: str | None = None
-        self._calls = Calls(self._new_id)
-        self._arguments: dict[Call, str] = {}
+        self._whole = ChatWhole(self._new_id)
         self._called: list[dict[str, Any]] = []
         self._reader = SseReader()
 
     @property
+    def text(self) -> str:
+        return self._whole.text
+
+    @property
     def finished(self) -> bool:
-        return self._finish is not None
+        return self._whole.finish_reason is not None
 
     def feed(self, piece: bytes, upstream: str) -> bytes:
         """What of this read the client is shown now. Raises UpstreamFailed."""
@@ -49,12 +48,9 @@ class TurnReader:
 
     def answer(self) -> bytes:
         """The turn as a whole chat completion."""
-        self._called = [
-            {"id": self._calls.call_id(call), "type": "function", "function": {"name": call.name, "arguments": said}}
-            for call, said in self._arguments.items()
-        ]
-        message = {"role": "assistant", "content": self.text, "tool_calls": self._called}
-        return compact_json({"choices": [{"index": 0, "message": message, "finish_reason": self._finish}]})
+        said = self._whole.completion()
+        self._called = said["choices"][0]["message"].get("tool_calls", [])
+        return compact_json(said)
 
     def end(self) -> bytes:
         """The last events: calls that are the client's to run, the finish, the usage where it was asked for, `[DONE]`."""
@@ -62,7 +58,7 @@ class TurnReader:
         if self._called:
             calls = [{"index": index, **call} for index, call in enumerate(self._called)]
             pieces.append(self._event({**self._role(), "tool_calls": calls}))
-        pieces.append(self._event(self._role(), self._finish or "stop"))
+        pieces.append(self._event(self._role(), self._whole.finish_reason or "stop"))
         if self._include_usage and self._saw_usage:
             total = self._usage.prompt_tokens + self._usage.completion_tokens
             counts = {"prompt_tokens": self._usage.prompt_tokens, "completion_tokens": self._usage.completion_tokens}
@@ -71,15 +67,11 @@ class TurnReader:
         return b"".join((*pieces, DONE))
 
     def _take(self, event: bytes, upstream: str) -> bytes:
-        data = data_of(event)
-        if data is None or self.done:
-            return b""
-        if is_done(event):
+        if self.done or is_done(event):
             self.done = True
             return b""
-        chunk = _parse(data, upstream)
-        if chunk.get("error"):
-            raise upstream_error_event(data, upstream)
+        if (chunk := read_chunk(event, upstream)) is None:
+            return b""
         if self._head is None:
             self._head = {name: chunk[name] for name in _HEAD if name in chunk}
         if (usage := usage_of(chunk)) is not None:
@@ -88,21 +80,7 @@ class TurnReader:
                 self._usage.prompt_tokens + usage.prompt_tokens,
                 self._usage.completion_tokens + usage.completion_tokens,
             )
-        choices = chunk.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-        return self._take_choice(choice)
-
-    def _take_choice(self, choice: Mapping[str, Any]) -> bytes:
-        self._finish = choice.get("finish_reason") or self._finish
-        delta = choice.get("delta")
-        if not isinstance(delta, dict):
-            return b""
-        for entry in delta.get("tool_calls") or ():
-            if isinstance(entry, dict):
-                call, arguments = self._calls.take(entry)
-                self._arguments[call] = self._arguments.get(call, "") + arguments
-        content = delta.get("content")
-        self.text += content if isinstance(content, str) else ""
+        delta = self._whole.take(chunk)
         shown = {key: value for key, value in delta.items() if key not in {"tool_calls", "role"} and value}
         return self._event({**self._role(), **shown}) if shown else b""
 
@@ -116,13 +94,3 @@ class TurnReader:
     def _event(self, delta: Mapping[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
         return sse_event(compact_json({**(self._head or {}), "choices": [choice]}))
-
-
-def _parse(data: bytes, upstream: str) -> Mapping[str, Any]:
-    try:
-        chunk = json.loads(data)
-    except (ValueError, RecursionError):
-        chunk = None
-    if not isinstance(chunk, dict):
-        raise UpstreamFailed(f"{upstream} sent an event that is no JSON object.", upstream=upstream)
-    return chunk

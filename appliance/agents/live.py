@@ -6,13 +6,15 @@ from dataclasses import replace
 
 from appliance.admission.grace import Grace
 from appliance.agents.runner import Model, Tools
-from appliance.agents.step import CallModel
+from appliance.agents.step import Answered, CallModel
 from appliance.agents.transcript import Head, Requested, ToolDone
 from appliance.dispatch.dispatch import Caller, Dispatcher
-from appliance.dispatch.language import admit_routed, answer
+from appliance.dispatch.language import LanguageJob, admit_routed, answer
 from appliance.dispatch.routing import LanguageRoute
-from appliance.protocol.errors import InvalidArguments, RateLimited, UndeclaredTool, UnknownTool
-from appliance.protocol.language import parse_language_request
+from appliance.dispatch.streamed import answer_by_stream, as_whole, refuses_streams
+from appliance.protocol.errors import InvalidArguments, RateLimited, UndeclaredTool, UnknownTool, UpstreamFailed
+from appliance.protocol.ids import NewId
+from appliance.protocol.language import LanguageRequest
 from appliance.protocol.streams import usage_in
 from appliance.protocol.tools import ToolCall
 from appliance.telemetry.metrics import Metrics
@@ -40,6 +42,7 @@ class LiveModel(Model):
         metrics: Metrics,
         wait_s: float,
         grace: Grace,
+        new_id: NewId,
     ) -> None:
         self._dispatcher = dispatcher
         self._route = route
@@ -48,22 +51,35 @@ class LiveModel(Model):
         self._metrics = metrics
         self._wait_s = wait_s
         self._grace = grace
+        self._new_id = new_id
 
-    async def answer(self, call: CallModel) -> bytes:
+    async def answer(self, call: CallModel) -> Answered:
         """Raises what dispatch and the backend raise: BackendOverloaded after `wait_s`, UpstreamFailed, ..."""
-        wanted = parse_language_request("chat", call.body, call.request)
+        wanted = _asking(call)
         stack = AsyncExitStack()
         try:
             caller = Caller(self._request_id, stack, self._on_lease)
             job = await admit_routed(self._dispatcher, caller, wanted, self._route, wait_s=self._wait_s)
-            response = await answer(self._dispatcher, job)
+            answered = await self._ask(call, wanted.raw, job)
         finally:
             with self._grace.shield(RELEASE_S):
                 await stack.aclose()  # noqa: ASYNC102 -- the shield of Grace has its deadline
-        if (usage := usage_in(response)) is not None:
+        if (usage := usage_in(answered.response)) is not None:
             name = job.call.backend_class.name
             self._metrics.note_tokens(name, usage.prompt_tokens, usage.completion_tokens)
-        return response
+        return answered
+
+    async def _ask(self, call: CallModel, request: bytes, job: LanguageJob) -> Answered:
+        """By a stream: a backend stops at once when nobody reads on. A server that refuses it is asked whole, once."""
+        try:
+            return Answered(request, await answer_by_stream(self._dispatcher, job, self._new_id))
+        except UpstreamFailed as error:
+            if not refuses_streams(error):
+                raise
+        whole = call.whole()
+        return Answered(
+            whole.request, await answer(self._dispatcher, as_whole(self._dispatcher, job, whole.body, whole.request))
+        )
 
 
 class LiveTools(Tools):
@@ -100,6 +116,20 @@ class LiveTools(Tools):
             io_bytes=ran.io_bytes,
             runtime_ms=ran.runtime_ms,
         )
+
+
+def _asking(call: CallModel) -> LanguageRequest:
+    """What the step function makes is not checked again: the run's messages and parameters were, as it began."""
+    body = call.body
+    return LanguageRequest(
+        kind="chat",
+        body=body,
+        raw=call.request,
+        model=body["model"],
+        stream=True,
+        include_usage=True,
+        has_tools="tools" in body,
+    )
 
 
 def refused(kind: str, message: str) -> ToolDone:

@@ -7,7 +7,7 @@ from typing import Any
 
 from appliance.agents.live import refused
 from appliance.agents.runner import Model, RunOver, Stopped, Tools
-from appliance.agents.step import CallModel
+from appliance.agents.step import Answered, CallModel
 from appliance.agents.transcript import INTERRUPTED, Ended, ModelStep, Requested, Step, ToolDone, ToolStep, Transcript
 
 
@@ -35,13 +35,13 @@ class RecordedModel(Model):
     def __init__(self, transcript: Transcript) -> None:
         self._transcript = transcript
 
-    async def answer(self, call: CallModel) -> bytes:
+    async def answer(self, call: CallModel) -> Answered:
         step = step_at(self._transcript, call.step)
         if not isinstance(step, ModelStep):
             raise Diverged(Difference(call.step, "type", _kind(step), call.kind))
-        if step.request != call.request:
+        if not _answers(step, call):
             raise Diverged(Difference(call.step, "request", step.request.decode("utf-8"), call.request.decode("utf-8")))
-        return step.response
+        return Answered(step.request, step.response)
 
 
 class RecordedTools(Tools):
@@ -67,13 +67,13 @@ class ForkedModel(Model):
         self._from_step = from_step
         self._live = live
 
-    async def answer(self, call: CallModel) -> bytes:
+    async def answer(self, call: CallModel) -> Answered:
         if call.step >= self._from_step:
             return await self._live.answer(call)
         step = self._transcript.steps[call.step]
         if not isinstance(step, ModelStep):
             raise _other_rules(call.step)
-        return step.response
+        return Answered(step.request if _answers(step, call) else call.request, step.response)
 
 
 class ForkedTools(Tools):
@@ -128,6 +128,11 @@ def step_at(transcript: Transcript, number: int) -> Step:
 def _other_rules(step: int) -> RunOver:
     """The end of a fork whose recorded answers lead elsewhere now: the gateway that recorded them had other rules."""
     return RunOver(Ended(error=f"the recorded run cannot be followed at step {step}", code="diverged"))
+
+
+def _answers(step: ModelStep, call: CallModel) -> bool:
+    """Whether this step was sent this call, as a stream or, where the server could not, whole."""
+    return step.request == call.request or step.request == call.whole().request
 
 
 def _kind(step: Step) -> str:

@@ -10,7 +10,17 @@ import trio
 
 from appliance.admission.grace import Grace
 from appliance.agents.answers import InvalidToolCall, read_text
-from appliance.agents.step import RUNTIME, Action, CallModel, Finish, RunTools, calls_of, decide_next, spent_budget
+from appliance.agents.step import (
+    RUNTIME,
+    Action,
+    Answered,
+    CallModel,
+    Finish,
+    RunTools,
+    calls_of,
+    decide_next,
+    spent_budget,
+)
 from appliance.agents.transcript import CANCELLED, Ended, Head, ModelStep, Requested, Step, ToolDone, ToolStep
 from appliance.protocol.errors import GatewayError, StorageFull
 
@@ -21,8 +31,8 @@ EDGE_EVENT_S = 5.0  # what the first event of a run and its last may take, whoev
 class Model(Protocol):
     """Who answers model calls."""
 
-    async def answer(self, call: CallModel) -> bytes:
-        """The chat completion, as JSON. Raises GatewayError: the run ends with it; RunOver: with what that says."""
+    async def answer(self, call: CallModel) -> Answered:
+        """Ask, and wait for all of it. Raises GatewayError: the run ends with it; RunOver: with what that says."""
         ...
 
 
@@ -148,15 +158,15 @@ class AgentRun:
 
     async def _ask(self, action: CallModel) -> ModelStep:
         began = time.perf_counter()
-        response = await self._model.answer(action)
+        answered = await self._model.answer(action)
         return ModelStep(
             kind=action.kind,
             turn=action.turn,
             step=action.step,
-            request=action.request,
-            response=response,
-            text=read_text(response),
-            calls=_calls(action, response),
+            request=answered.request,
+            response=answered.response,
+            text=read_text(answered.response),
+            calls=_calls(action, answered.response),
             duration_ms=round((time.perf_counter() - began) * 1000, 3),
         )
 

@@ -1,7 +1,7 @@
 """Step: from a transcript to the next action. Pure: the same transcript has the same next action, now and in years."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from appliance.agents.answers import InvalidToolCall, read_calls
@@ -11,6 +11,10 @@ from appliance.protocol.canonical import canonical_json
 MAX_RESULT_CHARS = 20_000  # of one tool result, as the model is shown it; the transcript has all of it
 
 MAX_TOOL_CALLS = 1_000  # of a run whose spec names no number: one answer of a model may hold a hundred thousand
+
+STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+"""By which a call asks for a stream: parameters of every run that begins now. Runs that were recorded before agents
+streamed have none of them, so the step function makes their requests as they were."""
 
 TURN_LIMIT = "agent turn limit exceeded"
 RUNTIME = "agent runtime budget exceeded"
@@ -43,6 +47,23 @@ class CallModel:
             return text.encode("utf-8")
         except UnicodeEncodeError:  # half a surrogate pair, from a model
             return canonical_json(self.body).encode("ascii")
+
+    def whole(self) -> "CallModel":
+        """The same call, asking for its answer in one piece: for a server that cannot stream it."""
+        return replace(self, body={name: value for name, value in self.body.items() if name not in STREAMED})
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How a model call went. `request`: the bytes that were answered, those of the call or of its whole form.
+
+    `response`: a chat completion, as JSON. Where it came as a stream, it is what `protocol.chat_whole` makes of that.
+    The events themselves are not kept: they hold nothing more than how the text was cut, at fifty times its size, and
+    where the cuts fall differs between two runs of the same thing.
+    """
+
+    request: bytes
+    response: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +118,7 @@ def _act(head: Head, steps: Sequence[Step], plan: ModelStep) -> Action:
 
 def _after_answer(head: Head, steps: Sequence[Step], answer: ModelStep) -> Action:
     try:
-        calls = calls_of(answer.turn, answer.response)
+        calls = answer.calls or calls_of(answer.turn, answer.response)  # none: there were none, or bad ones
     except InvalidToolCall:
         return Finish(answer.turn, Ended(error=INVALID_CALL))
     if not calls:

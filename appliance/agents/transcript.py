@@ -1,12 +1,12 @@
 """Transcript: what a run was given and what each of its steps consumed; events are what is stored and shown of it.
 
-An event's fields are those of contract 7, and beside them the exact bytes that went to the model and came back, and all
-that a tool was called with and gave. `step` counts model and tool events from 0, over the whole run.
+An event's fields are those of contract 7, and beside them the exact bytes that went to the model, the chat completion
+that came of it, and all that a tool was called with and gave. `step` counts model and tool events from 0, over the whole run.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from appliance.config.agent_specs import AgentSpec
@@ -21,7 +21,9 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Where a run's model calls go. `parameters`: sampling fields of every call, the alias's caps applied."""
+    """Where a run's model calls go. `parameters`: fields of every call beside model, messages and tools: sampling, with the
+    alias's caps applied, and that it asks for a stream (`step.STREAMED`).
+    """
 
     backend: str
     upstream_model: str
@@ -110,7 +112,7 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class ModelStep:
-    """One model call: the JSON that was sent and the one that came back, byte for byte."""
+    """One model call: the JSON that was sent, byte for byte, and the chat completion that came of it (`step.Answered`)."""
 
     kind: ModelKind
     turn: int
@@ -210,30 +212,6 @@ class Transcript:
     ended: Ended | None = None
 
 
-class BadTranscript(ValueError):
-    """Events that are no run. `event`: the number of the first bad one, from 0."""
-
-    def __init__(self, event: int, reason: str) -> None:
-        super().__init__(reason)
-        self.event = event
-        self.reason = reason
-
-
-def read_transcript(events: Sequence[Mapping[str, Any]]) -> Transcript:
-    """Events, in their order, back to what they say. Raises BadTranscript."""
-    if not events:
-        raise BadTranscript(0, "there are no events")
-    transcript: Transcript | None = None
-    for number, event in enumerate(events):
-        try:
-            transcript = _read_event(transcript, event)
-        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-            raise BadTranscript(number, f"it cannot be read ({type(error).__name__}: {error})") from None
-    if transcript is None:
-        raise AssertionError("unreachable: there was an event")
-    return transcript
-
-
 def transcript_json(events: Sequence[bytes]) -> bytes:
     """The answer of contract 7, from the stored lines: their own bytes stand in it, unchanged.
 
@@ -250,60 +228,6 @@ def transcript_json(events: Sequence[bytes]) -> bytes:
     return opening[:-1] + b',"events":[' + b",".join(events) + b"]}"
 
 
-def _read_event(before: Transcript | None, event: Mapping[str, Any]) -> Transcript:
-    kind = event["type"]
-    if before is None:
-        if kind != "run_started":
-            raise ValueError("a run begins with run_started")
-        return Transcript(_read_head(event))
-    if before.ended is not None:
-        raise ValueError("the run had ended")
-    if kind in {"run_completed", "run_failed"}:
-        ended = Ended(event.get("output_text", ""), None if event["ok"] else event["error"], event.get("code"))
-        return replace(before, ended=ended)
-    if event["step"] != len(before.steps):
-        raise ValueError(f"step {event['step']} comes after {len(before.steps)} steps")
-    return replace(before, steps=(*before.steps, _read_step(kind, event)))
-
-
-def _read_head(event: Mapping[str, Any]) -> Head:
-    forked = event.get("forked_from")
-    return Head(
-        run_id=event["run_id"],
-        agent=event["agent"],
-        spec=AgentSpec.model_validate_json(json.dumps(event["spec"])),
-        messages=tuple(event["messages"]),
-        routed=_read_routed(event),
-        tools=tuple(event["tools"]),
-        request_hash=event["request_hash"],
-        owner=event["owner"],
-        versions=event["versions"],
-        forked_from=forked
-        and ForkedFrom(
-            forked["run_id"], forked["step"], tuple((one["from_step"], _read_routed(one)) for one in event["routes"])
-        ),
-    )
-
-
-def _read_step(kind: str, event: Mapping[str, Any]) -> Step:
-    if kind == "tool":
-        call = Requested(event["call_id"], event["tool"], event["arguments"])
-        names = ("ok", "result", "version", "request_hash", "replay_id", "io_bytes", "runtime_ms")
-        return ToolStep(event["turn"], event["step"], call, ToolDone(**{name: event[name] for name in names}))
-    if kind not in {"plan", "assistant"}:
-        raise ValueError(f"there is no event {kind!r}")
-    return ModelStep(
-        kind="plan" if kind == "plan" else "assistant",
-        turn=event["turn"],
-        step=event["step"],
-        request=event["request"].encode("utf-8"),
-        response=event["response"].encode("utf-8", "surrogateescape"),
-        text=event["text"],
-        calls=tuple(Requested(call["id"], call["name"], call["arguments"]) for call in event.get("tool_calls", ())),
-        duration_ms=event["duration_ms"],
-    )
-
-
 def _call_fields(call: Requested) -> dict[str, Any]:
     return {"id": call.id, "name": call.name, "arguments": dict(call.arguments)}
 
@@ -315,7 +239,3 @@ def _routed_fields(routed: Routed) -> dict[str, Any]:
         "router_reason": routed.reason,
         "parameters": dict(routed.parameters),
     }
-
-
-def _read_routed(event: Mapping[str, Any]) -> Routed:
-    return Routed(event["backend"], event["upstream_model"], event["router_reason"], event["parameters"])

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.admission.grace import Grace
+from appliance.agents.reading import BadTranscript, read_transcript
 from appliance.agents.recorded import Difference, Diverged, MemorySink, RecordedModel, RecordedTools
 from appliance.agents.runner import AgentRun
 from appliance.agents.step import RUNTIME
-from appliance.agents.transcript import CANCELLED, INTERRUPTED, BadTranscript, Transcript, read_transcript
+from appliance.agents.transcript import CANCELLED, INTERRUPTED, Transcript
 from appliance.protocol.agents import without_volatile
 
 MAX_SHOWN_CHARS = 2_000

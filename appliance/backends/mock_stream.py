@@ -39,13 +39,19 @@ class ScriptedStream:
         self._limit_s = call.first_byte_s
         self._step: _Step | None = None
         self._due = math.nan
+        self._end = trio.current_time() + call.total_s
 
     async def receive(self) -> bytes:
         step = self._step or next(self._steps, _END)
         if math.isnan(self._due):
             self._due = trio.current_time() + min(step.delay_s, self._limit_s)
         self._step = step
-        await trio.sleep_until(self._due)
+        if step.delay_s:
+            await trio.sleep_until(min(self._due, self._end))
+        else:
+            await trio.lowlevel.checkpoint()
+        if self._due > self._end:
+            raise timeout_error(self._call.backend_class.name, "total", self._call.total_s)
         if step.delay_s > self._limit_s:
             raise timeout_error(self._call.backend_class.name, self._phase, self._limit_s)
         if step.failure is not None:

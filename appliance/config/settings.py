@@ -96,7 +96,8 @@ class Settings(BaseModel):
     backend_connect_timeout_sec: Seconds = Field(2, description="A backend must take a connection within this.")
     backend_first_byte_timeout_sec: Seconds = Field(60, description="A stream of a model must begin within this.")
     backend_answer_timeout_sec: Seconds = Field(
-        600, description="A model's whole answer, where it is not streamed, must be there within this."
+        600,
+        description="A model's answer must be whole within this where its client does not stream it; an agent's always.",
     )
     backend_idle_timeout_sec: Seconds = Field(30, description="Longest silence within a backend's answer.")
     backend_cancel_timeout_sec: Seconds = Field(

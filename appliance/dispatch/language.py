@@ -94,7 +94,7 @@ def _job(
     if translated:
         kind, body = "chat", to_chat(body)
     named = body if body.get("model") == route.model else {**body, "model": route.model}
-    first_byte_s, total_s = _deadlines(dispatcher.settings, stream=request.stream)
+    first_byte_s, total_s = deadlines(dispatcher.settings, stream=request.stream)
     call = LanguageCall(
         request_id=caller.request_id,
         backend_class=served.backend_class,
@@ -119,11 +119,11 @@ def open_stream(dispatcher: Dispatcher, job: LanguageJob) -> AbstractAsyncContex
     """The backend's stream, for the caller's stack to enter. A translated one always asks for its usage."""
     call = job.call
     if job.translated:
-        call = replace(call, body=_with_usage(call.body), raw=None)
+        call = replace(call, body=with_usage(call.body), raw=None)
     return job.backend.stream(call, dispatcher.upstream)
 
 
-def _deadlines(settings: Settings, *, stream: bool) -> tuple[float, float]:
+def deadlines(settings: Settings, *, stream: bool) -> tuple[float, float]:
     """First byte and total, in seconds. The first byte of a whole answer comes when the model is done; a stream may
     take as long as it likes while it is not silent."""
     if stream:
@@ -131,7 +131,8 @@ def _deadlines(settings: Settings, *, stream: bool) -> tuple[float, float]:
     return settings.backend_answer_timeout_sec, settings.backend_answer_timeout_sec
 
 
-def _with_usage(body: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_usage(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The body, asking for a stream that ends with its usage."""
     return {**body, "stream": True, "stream_options": {"include_usage": True}}
 
 

@@ -10,7 +10,7 @@ import trio
 from appliance.admission.grace import Grace
 from appliance.agents.recorded import MemorySink
 from appliance.agents.runner import AgentRun, Model, Tools
-from appliance.agents.step import CallModel
+from appliance.agents.step import Answered, CallModel
 from appliance.agents.transcript import Ended, Head, ModelStep, Requested, Routed, Step, ToolDone, ToolStep
 from appliance.config.agent_specs import AgentSpec
 
@@ -70,7 +70,7 @@ class ScriptedModel(Model):
     asked: list[CallModel] = field(default_factory=list)
     cancelled: int = 0
 
-    async def answer(self, call: CallModel) -> bytes:
+    async def answer(self, call: CallModel) -> Answered:
         self.asked.append(call)
         if len(self.asked) > len(self.answers):
             try:
@@ -82,7 +82,7 @@ class ScriptedModel(Model):
         given = self.answers[len(self.asked) - 1]
         if isinstance(given, Exception):
             raise given
-        return given(call) if callable(given) else given
+        return Answered(call.request, given(call) if callable(given) else given)
 
 
 @dataclass(eq=False)

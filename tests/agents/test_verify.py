@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.admission.grace import Grace
+from appliance.agents.reading import read_transcript
 from appliance.agents.recorded import ForkedModel, ForkedTools, MemorySink
 from appliance.agents.runner import AgentRun
-from appliance.agents.transcript import ForkedFrom, Head, Routed, Transcript, read_transcript
+from appliance.agents.transcript import ForkedFrom, Head, Routed, Transcript
 from appliance.agents.verify import Verdict, verify_run
 from appliance.protocol.agents import without_volatile
 from appliance.protocol.errors import UpstreamFailed

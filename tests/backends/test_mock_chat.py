@@ -331,6 +331,16 @@ async def test_silence_longer_than_the_deadlines_is_a_timeout(autojump_clock):
                 await BACKEND.answer(one, NO_UPSTREAM)
 
 
+async def test_a_stream_that_is_never_silent_may_still_take_too_long(autojump_clock):
+    one = replace(call(rule(text="a b c d e", chunk_delay_s=20), messages=says("go")), total_s=50)
+    began = trio.current_time()
+    async with BACKEND.stream(one, NO_UPSTREAM) as source:
+        with pytest.raises(UpstreamTimeout, match="did not finish its answer within 50 s"):
+            while await source.receive():
+                pass
+    assert trio.current_time() - began == 50
+
+
 async def test_break_comes_after_so_many_pieces_and_again_when_asked_again(autojump_clock):
     one = call(rule(text="a b c", break_after_chunks=2), messages=says("go"))
     async with BACKEND.stream(one, NO_UPSTREAM) as source:
