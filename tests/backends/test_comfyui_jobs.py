@@ -108,6 +108,7 @@ async def test_call_cut_off_while_it_fetches_asks_nothing_more(nursery, loopback
         nursery.start_soon(drawing.run, BACKEND, image_call(fake.base_url), upstream)
         await fake.changes.until(lambda: bool(fake.viewed))
         asked = len(fake.requests)
+        await fake.changes.until(lambda: not fake.sockets)  # nothing more to hear
         with trio.fail_after(0.05):
             assert await cancelled(drawing, fake) == []
         assert len(fake.requests) == asked

@@ -107,6 +107,45 @@ async def test_a_server_that_dies_gives_the_slot_back_at_once(nursery, loopback_
     assert isinstance(drawing.error, UpstreamFailed)
 
 
+async def test_a_server_that_dies_drawing_for_nobody_gives_the_slot_back(nursery, loopback_clock):
+    async with open_bench(drawing_s=1000) as (upstream, fake):
+        drawing = Drawing()
+        nursery.start_soon(drawing.run, BACKEND, call(fake), upstream)
+        await fake.until_active()
+        drawing.scope.cancel()
+        await trio.sleep(2)
+        assert not drawing.slot_back.is_set()
+        fake.server.die()
+        with trio.fail_after(1):
+            await drawing.slot_back.wait()
+
+
+async def test_a_server_that_is_slow_to_say_has_not_lost_the_picture(loopback_clock):
+    async with open_bench(drawing_s=1, slow_looks=2) as (upstream, fake):
+        assert (await draw(BACKEND, call(fake), upstream)).images
+
+
+NONSENSE = {
+    "a number for an id": {"id": 5},
+    "an id that is a path": {"id": "../v1/models"},
+    "no result": {"result": None},
+    "no pictures": {"result": {"images": []}},
+    "a list for a result": {"result": []},
+    "pictures that are none": {"result": {"images": [5]}},
+    "no list of them": {"result": {"images": 5}},
+    "another status": {"status": "melting"},
+}
+
+
+@pytest.mark.parametrize("instead", NONSENSE.values(), ids=NONSENSE)
+async def test_an_answer_that_cannot_be_used_is_502(loopback_clock, instead):
+    async with open_bench(instead=instead) as (upstream, fake):
+        with pytest.raises(UpstreamFailed) as caught:
+            await draw(BACKEND, call(fake), upstream)
+        assert caught.value.status == 502
+        assert "POST /sdcpp/v1/jobs/../v1/models/cancel" not in fake.asked
+
+
 async def test_a_job_that_is_lost_or_cancelled_there_is_an_error(nursery, loopback_clock):
     async with open_bench(drawing_s=1000) as (upstream, fake):
         for name, words in (("forget", "has lost the picture"), ("cancel", "told by somebody else to cancel")):

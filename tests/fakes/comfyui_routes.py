@@ -159,6 +159,7 @@ async def _socket(fake: FakeComfyUI, request: Request) -> None:
         await _listen(fake, peer, client_id)
     finally:
         del fake.sockets[client_id]
+        fake.changes.notify()
         fake.flags.pop(client_id, None)
 
 

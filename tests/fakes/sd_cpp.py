@@ -23,11 +23,16 @@ DEFAULT_SEED = 42
 
 @dataclass
 class Behaviour:
-    """What a test may turn. `answering_s`: from a job's place in the queue to the answer with its id."""
+    """What a test may turn. `answering_s`: from a job's place in the queue to the answer with its id.
+
+    `slow_looks`: how many of the next looks get no answer in time. `instead`: what is said of jobs, whatever they are.
+    """
 
     drawing_s: float = 0.1
     answering_s: float = 0.0
     max_pending: int = 64
+    slow_looks: int = 0
+    instead: dict[str, Any] = field(default_factory=dict)
     fail_with: str | None = None
 
 
@@ -155,7 +160,7 @@ async def _submit(fake: FakeSdCpp, request: Request) -> None:
     fake.changes.notify()
     await trio.sleep(fake.behaviour.answering_s)
     answer = {"id": job.id, "kind": "img_gen", "status": job.status, "created": 1, "poll_url": f"{API}/jobs/{job.id}"}
-    await request.respond_json(202, answer)
+    await request.respond_json(202, {**answer, **fake.behaviour.instead})
 
 
 async def _job(fake: FakeSdCpp, request: Request, path: str) -> None:
@@ -171,7 +176,11 @@ async def _job(fake: FakeSdCpp, request: Request, path: str) -> None:
         job.status = "cancelled"
         job.error = {"code": "cancelled", "message": "job cancelled by client"}
         fake.changes.notify()
-    await request.respond_json(200, fake.told(job))
+    if fake.behaviour.slow_looks and request.method == "GET":
+        fake.behaviour.slow_looks -= 1
+        await request.hung_up()
+        return
+    await request.respond_json(200, {**fake.told(job), **fake.behaviour.instead})
 
 
 def _result(asked: dict[str, Any]) -> dict[str, Any]:

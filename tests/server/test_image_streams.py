@@ -70,6 +70,7 @@ async def test_previews_come_as_they_are_shown_and_the_picture_ends_the_stream(
                 "output_format": "jpeg",
                 "partial_image_index": index,
             }
+        assert [call.previews for call in backend.calls] == [2]
         backend.gate.set()
         last = await next_event(exchange)
         assert await exchange.chunk() is None, "no [DONE]: OpenAI's image streams have none"
