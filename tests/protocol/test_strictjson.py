@@ -86,7 +86,9 @@ def test_surrogate_pairs_and_the_largest_double_are_fine() -> None:
     assert all(math.isfinite(value) for value in largest.values())
 
 
-@given(before=st.integers(0, 700), digits=st.sampled_from([1, 2, 307, 308, 309, 310, 400, 700]), after=st.integers(0, 700))
+@given(
+    before=st.integers(0, 700), digits=st.sampled_from([1, 2, 307, 308, 309, 310, 400, 700]), after=st.integers(0, 700)
+)
 def test_integer_that_no_double_holds_is_found_wherever_it_stands(before: int, digits: int, after: int) -> None:
     body = b'{"a":"%b","n":%b,"z":"%b"}' % (b"x" * before, b"9" * digits, b"7" * min(after, 300))
     if digits < 309:
