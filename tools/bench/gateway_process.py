@@ -82,7 +82,11 @@ async def open_gateway(extra: Mapping[str, str], command: str | None = None) -> 
         environment = gateway_environment(state, ports, token, extra)
         with (Path(state) / "gateway.log").open("wb") as log:
             process = await trio.lowlevel.open_process(
-                [command or appliance_command(), "serve"], env=environment, cwd=state, stdout=log, stderr=subprocess.STDOUT
+                [command or appliance_command(), "serve"],
+                env=environment,
+                cwd=state,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
             try:
                 await _wait_until_it_answers(process, ports[0], partial(_tail, log.name))

@@ -92,7 +92,9 @@ def _figures(seen: dict[tuple[str, str], list[float]], ours: Sequence[str]) -> l
             pairs = zip(seen[name, cell.name], seen[NGINX, cell.name], strict=True)
             ratio = statistics.median(mine / max(theirs, 0.001) for mine, theirs in pairs)
             label = f"{name} / {NGINX}: {cell.name}"
-            figures.append(at_most(label, ratio, "times", RATIO_GOAL) if cell == CELLS[0] else told(label, ratio, "times"))
+            figures.append(
+                at_most(label, ratio, "times", RATIO_GOAL) if cell == CELLS[0] else told(label, ratio, "times")
+            )
     return figures
 
 
