@@ -48,13 +48,9 @@ class OpenAIImagesBackend:
     """Draws on any server with OpenAI's images API."""
 
     async def draw(self, call: ImageCall, upstream: UpstreamClient, cleanup: AsyncExitStack) -> ImageResult:
-        name = call.backend_class.name
         payload = translate(call)
         post = _post(call, payload) if call.edit is None else await _post_edit(call, payload, call.edit)
-        answer = await (see_through(upstream.exchange, post, call) if call.unstoppable else upstream.exchange(post))
-        if answer.status != 200:
-            raise failure_from_answer(answer, upstream=name)
-        said = parse_json_object(answer.body, upstream=name)
+        said = await _ask(call, post, upstream)
         items = said.get("data")
         if not isinstance(items, list):
             raise unusable(call, "without a list of data")
@@ -65,6 +61,14 @@ class OpenAIImagesBackend:
             request={key: value for key, value in payload.items() if key not in _TOLD},
             upstream=_worth_telling(said) or None,
         )
+
+
+async def _ask(call: ImageCall, post: UpstreamCall, upstream: UpstreamClient) -> dict[str, Any]:
+    """What the server said. The bytes of its answer are gone by then: the pictures in it are copied often enough."""
+    answer = await (see_through(upstream.exchange, post, call) if call.unstoppable else upstream.exchange(post))
+    if answer.status != 200:
+        raise failure_from_answer(answer, upstream=call.backend_class.name)
+    return parse_json_object(answer.body, upstream=call.backend_class.name)
 
 
 def translate(call: ImageCall) -> dict[str, Any]:
