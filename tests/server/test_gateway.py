@@ -9,7 +9,6 @@ import trio
 import trio.testing
 
 from appliance.protocol.errors import InvalidRequest
-from appliance.server.app import current_visit
 from appliance.server.visit import Visit
 from tests.asgi import call, open_call
 from tests.gated_backend import GatedBackend
@@ -216,11 +215,6 @@ async def test_the_route_label_is_a_template_and_never_a_path(tmp_path: Path) ->
         page = house.components.metrics.render()[0].decode()
     assert 'path="/ui/images/<name>"' in page
     assert "invented" not in page
-
-
-def test_current_visit_needs_a_request() -> None:
-    with pytest.raises(RuntimeError):
-        current_visit()
 
 
 async def test_two_answers_are_never_sent(tmp_path: Path) -> None:

@@ -2,14 +2,11 @@
 
 from typing import Any
 
-from quart import Response
-from quart_trio import QuartTrio
-
 from appliance.components import Components
 from appliance.config.alias import Alias
 from appliance.dispatch.catalogue import CatalogueEntry
-from appliance.server.app import json_response
 from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
+from appliance.server.unlisted import DeepRoutes
 
 
 def models_routes(components: Components) -> DirectRoutes:
@@ -25,12 +22,13 @@ def models_routes(components: Components) -> DirectRoutes:
     return {"/v1/models": {"GET": models}}
 
 
-def add_model_route(app: QuartTrio, components: Components) -> None:
+def model_routes(components: Components) -> DeepRoutes:
     """Contract 3: one of them. Ids may hold `/` and `:`."""
 
-    @app.get("/v1/models/<path:model_id>")
-    async def model(model_id: str) -> Response:
-        return json_response(_shown(await components.catalogue.find(model_id)))
+    async def model(request: Request) -> Answer:
+        return json_answer(_shown(await components.catalogue.find(request.variable)))
+
+    return {"/v1/models/<path:model_id>": {"GET": model}}
 
 
 def _shown(entry: CatalogueEntry) -> dict[str, Any]:
