@@ -1,13 +1,14 @@
 """Decoding: base64 from a backend becomes checked pictures, or the answer is unusable (502)."""
 
-import binascii
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import trio
 
 from appliance.backends.base import ImageCall
 from appliance.backends.metadata import BadPicture, strip_metadata
+from appliance.protocol.base64text import BadBase64, decode_base64
 from appliance.protocol.errors import UpstreamFailed
 from appliance.protocol.images import Image
 from appliance.protocol.magic import sniff_image
@@ -15,7 +16,7 @@ from appliance.upstream.exchange import MAX_JSON_BYTES
 
 MAX_DECODED_BYTES = 64 * 1024 * 1024  # threats: all pictures of one answer
 
-_PIECE_CHARS = 1024 * 1024  # 2 ms to decode: what one step may keep the other requests waiting
+_PIECE_CHARS = 4 * 1024 * 1024  # 1.5 ms to decode: what one step may keep the other requests waiting
 
 
 def answer_cap_bytes(call: ImageCall) -> int:
@@ -27,7 +28,7 @@ def answer_cap_bytes(call: ImageCall) -> int:
 async def decode_images(encoded: Sequence[object], call: ImageCall) -> tuple[Image, ...]:
     """Decode at most `call.n` pictures. Raises UpstreamFailed for none at all and for one that is not what it should be.
 
-    Steps aside between pieces of a megabyte.
+    Steps aside between pieces of four megabytes.
     """
     images = []
     total = 0
@@ -54,13 +55,18 @@ async def _decode_image(encoded: object, call: ImageCall) -> Image:
     if len(encoded) // 4 * 3 - 2 > max_bytes:
         raise unusable(call, f"a picture of more than {max_bytes} bytes, this class's images_max_bytes")
     try:
-        return image_from_bytes(await _decode_base64(encoded), call)
-    except (binascii.Error, ValueError):
+        data = await _decode_in_pieces(encoded)
+    except BadBase64:
         raise unusable(call, "a picture that is not valid base64") from None
+    image = image_from_bytes(data, call)
+    return replace(image, encoded=encoded) if image.data is data else image
 
 
 def image_from_bytes(data: bytes, call: ImageCall) -> Image:
-    """Type the bytes and take out what they say beside the picture. Raises UpstreamFailed."""
+    """Type the bytes and take out what they say beside the picture: they are its `data` themselves if that is nothing.
+
+    Raises UpstreamFailed.
+    """
     max_bytes = call.backend_class.payload_policy.images_max_bytes
     if len(data) > max_bytes:
         raise unusable(call, f"a picture of more than {max_bytes} bytes, this class's images_max_bytes")
@@ -73,17 +79,15 @@ def image_from_bytes(data: bytes, call: ImageCall) -> Image:
         raise unusable(call, f"a broken {kind.upper()}: {problem}") from None
 
 
-async def _decode_base64(text: str) -> bytes:
-    """RFC 4648 section 4, canonical: no white space, no missing padding, no stray bits. Raises ValueError."""
+async def _decode_in_pieces(text: str) -> bytes:
+    """Canonical, so that the text may stand for its bytes again. Raises BadBase64."""
+    if len(text) <= _PIECE_CHARS:
+        return decode_base64(text)
     pieces = []
     for start in range(0, len(text), _PIECE_CHARS):
         piece = text[start : start + _PIECE_CHARS]
-        decoded = binascii.a2b_base64(piece, strict_mode=True)
         if piece.endswith("=") and start + _PIECE_CHARS < len(text):
-            raise ValueError("padding before the end")
-        pieces.append(decoded)
-        if len(text) > _PIECE_CHARS:
-            await trio.lowlevel.checkpoint()
-    if binascii.b2a_base64(decoded[-(len(decoded) % 3 or 3) :], newline=False).decode() != text[-4:]:
-        raise ValueError("stray bits in the last quantum")
+            raise BadBase64
+        pieces.append(decode_base64(piece))
+        await trio.lowlevel.checkpoint()
     return b"".join(pieces)

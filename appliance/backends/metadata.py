@@ -4,7 +4,7 @@ Walks the containers and nothing deeper, which also finds a picture that was cut
 JPEG (ITU T.81, B.1), WebP (RFC 9649, 2).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from appliance.protocol.magic import ImageType
 
@@ -22,20 +22,40 @@ class BadPicture(Exception):
     """The container is not whole."""
 
 
+_Span = tuple[int, int]
+
+
 def strip_metadata(data: bytes, kind: ImageType) -> bytes:
-    """Give the picture without its text. Raises BadPicture where the container is cut short or malformed."""
+    """Give the picture without its text, `data` itself where there is none.
+
+    Raises BadPicture where the container is cut short or malformed.
+    """
     if kind == "png":
-        return data[:_PNG_SIGNATURE_BYTES] + b"".join(_png_chunks(data))
+        return _keep(data, _png_spans(data))
     if kind == "webp":
         return _webp(data)
     if kind == "jpeg":
-        return b"".join(_jpeg_segments(data))
+        return _keep(data, _jpeg_spans(data))
     raise BadPicture("not a kind that backends send")
 
 
-def _png_chunks(data: bytes) -> Iterator[bytes]:
+def _keep(data: bytes, spans: Iterable[_Span]) -> bytes:
+    """What the spans name, which are in order; nothing is copied where that is everything."""
+    merged: list[_Span] = []
+    for start, end in spans:
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    if merged == [(0, len(data))]:
+        return data
+    return b"".join(memoryview(data)[start:end] for start, end in merged)
+
+
+def _png_spans(data: bytes) -> Iterator[_Span]:
     """Chunks are length, name, data, CRC; what follows IEND is dropped."""
     at = _PNG_SIGNATURE_BYTES
+    yield 0, at
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         name = data[at + 4 : at + 8]
@@ -44,7 +64,7 @@ def _png_chunks(data: bytes) -> Iterator[bytes]:
         if at == _PNG_SIGNATURE_BYTES and name != b"IHDR":
             raise BadPicture("its first chunk is not IHDR")
         if name not in _PNG_TEXT:
-            yield data[at:end]
+            yield at, end
         if name == b"IEND":
             return
         at = end
@@ -68,12 +88,13 @@ def _webp(data: bytes) -> bytes:
             kept.append(chunk)
         at = after
     body = b"WEBP" + b"".join(kept)
-    return b"RIFF" + len(body).to_bytes(4, "little") + body
+    stripped = b"RIFF" + len(body).to_bytes(4, "little") + body
+    return data if stripped == data else stripped
 
 
-def _jpeg_segments(data: bytes) -> Iterator[bytes]:
+def _jpeg_spans(data: bytes) -> Iterator[_Span]:
     """Segments up to the first scan; the scans follow as they are, to an end-of-image marker."""
-    yield data[:2]
+    yield 0, 2
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -81,13 +102,13 @@ def _jpeg_segments(data: bytes) -> Iterator[bytes]:
             end = data.rfind(b"\xff\xd9")
             if end < at:
                 break
-            yield data[at : end + 2]
+            yield at, end + 2
             return
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
         size = 0 if marker in _JPEG_ALONE else int.from_bytes(data[at + 2 : at + 4], "big")
         if marker not in _JPEG_TEXT:
-            yield data[at : at + 2 + size]
+            yield at, at + 2 + size
         at += 2 + size
     raise BadPicture("cut short")

@@ -76,7 +76,10 @@ class OpenAIImagesBackend:
         )
 
     async def _ask(self, call: ImageCall, payload: dict[str, Any], upstream: UpstreamClient) -> dict[str, Any]:
-        """What the server says, its previews shown on the way where it has some and somebody looks."""
+        """What the server says, its previews shown on the way where it has some and somebody looks.
+
+        The bytes of its answer are gone by then: the pictures in it are copied often enough.
+        """
         name, base_url = call.backend_class.name, call.backend_class.base_url
         refused = self._refused.setdefault(upstream, {})
         may_stream = not call.unstoppable and trio.current_time() >= refused.get(base_url, -math.inf)

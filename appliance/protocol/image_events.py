@@ -1,6 +1,5 @@
 """Image events: OpenAI's server-sent events of one picture, its previews and the whole; nothing follows the whole."""
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,7 +43,7 @@ class ImageEvents:
         quality, background = self.request.options.quality, self.request.extra.get("background")
         fields = {
             "type": name,
-            "b64_json": base64.b64encode(image.data).decode("ascii"),
+            "b64_json": image.as_base64(),
             "created_at": created_s,
             "size": self.request.size,
             "quality": quality if quality in _QUALITIES else "auto",

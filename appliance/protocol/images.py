@@ -1,13 +1,14 @@
 """Images on the wire: the request of `POST /v1/images/generations`, checked, and the answer."""
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
 
+from appliance.protocol.base64text import encode_base64
+from appliance.protocol.canonical import compact_json
 from appliance.protocol.errors import InvalidRequest
 from appliance.protocol.magic import ImageType
 
@@ -96,10 +97,14 @@ class ImageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One picture, decoded and typed by its magic bytes."""
+    """One picture, decoded and typed by its magic bytes. `encoded`: its base64, where somebody has it already."""
 
     data: bytes
     type: ImageType
+    encoded: str | None = field(default=None, repr=False, compare=False)
+
+    def as_base64(self) -> str:
+        return self.encoded if self.encoded is not None else encode_base64(self.data)
 
 
 def parse_image_request(body: Mapping[str, Any], *, max_pixels: int) -> ImageRequest:
@@ -177,12 +182,21 @@ def _invalid_field(error: ValidationError) -> InvalidRequest:
 
 def image_item(image: Image, url: str | None) -> dict[str, str]:
     """One entry of `data`: a URL where there is one, else base64; never both."""
-    if url is not None:
-        return {"url": url}
-    return {"b64_json": base64.b64encode(image.data).decode("ascii")}
+    return {"b64_json": image.as_base64()} if url is None else {"url": url}
 
 
-def image_answer(created_s: int, data: Sequence[Mapping[str, str]], gateway: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole answer; `gateway` says how it came about, without what is unknown."""
+def image_answer(created_s: int, data: Sequence[Mapping[str, str]], gateway: Mapping[str, Any]) -> bytes:
+    """The whole answer as JSON; `gateway` says how it came about, without what is unknown.
+
+    Base64 has nothing to escape: it is put between its quotes. json.dumps takes 5 ms to look through 2 MB.
+    """
     known = {key: value for key, value in gateway.items() if value is not None}
-    return {"created": created_s, "data": list(data), "_gateway": known}
+    pieces = [b'{"created":%d,"data":[' % created_s]
+    for item in data:
+        pieces += [b"," if len(pieces) > 1 else b"", *_item_pieces(item)]
+    return b"".join([*pieces, b'],"_gateway":', compact_json(known), b"}"])
+
+
+def _item_pieces(item: Mapping[str, str]) -> list[bytes]:
+    encoded = item.get("b64_json")
+    return [compact_json(item)] if encoded is None else [b'{"b64_json":"', encoded.encode("ascii"), b'"}']

@@ -1,1 +1,1 @@
-"""Server: the only room that knows quart and hypercorn."""
+"""Server: the only room that knows hypercorn."""

@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import trio
@@ -13,7 +13,7 @@ from appliance.server.listener_limits import ListenerLimits, Refusal, RefusalWri
 RECEIVE_BYTES = 65_536
 # A client that got our last word is given this long to finish its own, so that a reset does not eat the answer.
 LINGER_S = 2.0
-# What one send hands to TLS at a time: a 50 MB answer is not encrypted in one go.
+# What one send hands to TLS at a time: a 50 MB answer is not encrypted in one go. A cancellation waits for one at most.
 PIECE_BYTES = 65_536
 # How long a cancelled application waits for a client to take what is being sent.
 SHIELD_S = 1.0
@@ -151,6 +151,13 @@ class Link:
                 return
             await self._transport.send_eof()
 
+    def _pieces(self, data: memoryview) -> Iterator[memoryview]:
+        """A socket takes what it has room for, however much it is given; TLS encrypts everything first."""
+        yield data[:PIECE_BYTES]
+        step = PIECE_BYTES if self.tls else max(1, len(data))
+        for start in range(PIECE_BYTES, len(data), step):
+            yield data[start : start + step]
+
     async def _write(self, data: bytes | memoryview) -> None:
         """Write a whole message, or end the connection: after half a one nothing could be understood.
 
@@ -162,8 +169,8 @@ class Link:
             with trio.CancelScope(shield=True) as shield:  # the transport lowers it after SHIELD_S
                 async with self._writing:
                     self._transport.shield_sends(shield, SHIELD_S)
-                    for start in range(0, len(data), PIECE_BYTES):
-                        await self._stream.send_all(memoryview(data)[start : start + PIECE_BYTES])
+                    for piece in self._pieces(memoryview(data)):
+                        await self._stream.send_all(piece)
                         shield.shield = False
             sent = True
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -1,6 +1,6 @@
-"""Direct routes: the way in for the paths that clients ask all day, a dictionary look-up instead of a framework's layers.
+"""Direct routes: from a path to its handler by a look-up in a dictionary, and from there to the answer.
 
-Quart's dispatch alone costs more than all that we do for them.
+A framework's dispatch alone would cost more than all that we do for a chat.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import trio
 
-from appliance.protocol.errors import MethodNotAllowed
+from appliance.protocol.errors import MethodNotAllowed, NotFound
 from appliance.server.access import Head
 from appliance.server.connection_requests import CALL_WHEN_LEFT
 from appliance.server.exchange import Answer, DirectRoutes, Handler, Request, SendPiece, Upload
@@ -32,21 +32,29 @@ class Found:
 
 
 class RouteTable:
-    """Paths to handlers. A path is looked up as it is, then without its last segment for a template that ends in one."""
+    """Paths to handlers. A path is looked up as it is, then without its last segment for a template that ends in one,
+    then by its beginning for a template that ends in `<path:...>`, which stands for all the rest."""
 
     def __init__(self, routes: DirectRoutes) -> None:
-        self.templates = frozenset(routes)
+        self.routes = routes
         self._exact = {path: Found(path, methods) for path, methods in routes.items() if "<" not in path}
-        self._below = {path.rpartition("/")[0]: path for path in routes if "<" in path}
-        self._routes = routes
+        self._below = {path.rpartition("/")[0]: path for path in routes if "<" in path and "<path:" not in path}
+        self._deep = {path.partition("<")[0]: path for path in routes if "<path:" in path}
 
-    def find(self, path: str) -> Found | None:
+    def find(self, path: str) -> Found:
+        """Raises NotFound."""
         found = self._exact.get(path)
         if found is not None:
             return found
         head, _, variable = path.rpartition("/")
         template = self._below.get(head)
-        return Found(template, self._routes[template], variable) if template is not None and variable else None
+        if template is not None and variable:
+            return Found(template, self.routes[template], variable)
+        for start, deep in self._deep.items():
+            rest = path.removeprefix(start)
+            if path.startswith(start) and rest and not rest.startswith("/"):
+                return Found(deep, self.routes[deep], rest)
+        raise NotFound("Nothing is served under this path: see the endpoint table of the README.")
 
 
 class Receive(Protocol):

@@ -1,7 +1,7 @@
 """Drawing over HTTP: what generations and edits have in common, whole answers and streams alike."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -16,7 +16,7 @@ from appliance.protocol.images import Image, ImageRequest, image_answer, image_i
 from appliance.protocol.magic import MIME
 from appliance.protocol.sse import PING
 from appliance.protocol.streams import error_event
-from appliance.server.exchange import Answer, Request, SendPiece, json_answer
+from appliance.server.exchange import Answer, Request, SendPiece
 from appliance.server.previews import Previews
 from appliance.server.relay import PING_INTERVAL_S, SSE_HEADERS, SSE_TYPE
 from appliance.server.routing_headers import routing_headers
@@ -106,9 +106,10 @@ def _repeat_key(request: Request, order: Order) -> str:
 
 async def _answer(components: Components, visit: Visit, drawing: Drawing) -> Answer:
     visit.model = drawing.model
-    data = [await _item(components, visit, drawing, image) for image in drawing.result.images]
-    answer = image_answer(int(time.time()), data, gateway_fields(drawing))
-    return json_answer(answer, headers=_headers(drawing.job, drawing.model))
+    items = [await _item(components, visit, drawing, image) for image in drawing.result.images]
+    gateway = gateway_fields(drawing, [sha256 for _, sha256 in items])
+    answer = image_answer(int(time.time()), [item for item, _ in items], gateway)
+    return Answer(answer, headers=_headers(drawing.job, drawing.model))
 
 
 def _stream(visit: Visit, events: ImageEvents, job: ImageJob, draw_it: Draw) -> Answer:
@@ -123,7 +124,8 @@ def _stream(visit: Visit, events: ImageEvents, job: ImageJob, draw_it: Draw) -> 
         visit.model = outcome.model
         usage = (outcome.result.upstream or {}).get("usage")
         picture = outcome.result.images[0]
-        await send(events.completed(picture, int(time.time()), usage=usage, gateway=gateway_fields(outcome)))
+        gateway = gateway_fields(outcome, [sha256_hex(picture.data)])
+        await send(events.completed(picture, int(time.time()), usage=usage, gateway=gateway))
 
     return Answer(write, content_type=SSE_TYPE, headers={**SSE_HEADERS, **_headers(job, job.call.model)})
 
@@ -160,17 +162,17 @@ def _headers(job: ImageJob, model: str | None) -> Mapping[str, str]:
     return routing_headers(job.backend_class, model, job.router_reason)
 
 
-async def _item(components: Components, visit: Visit, drawing: Drawing, image: Image) -> dict[str, str]:
+async def _item(components: Components, visit: Visit, drawing: Drawing, image: Image) -> tuple[dict[str, str], str]:
+    """An entry of the answer, and the hash of its picture, which the store has made if it was asked."""
     if drawing.job.response_format == "b64_json":
-        return image_item(image, None)
+        return image_item(image, None), sha256_hex(image.data)
     stored = await components.images.save(image)
-    name = f"{stored.sha256}.{stored.extension}"
-    query = components.signer.sign(name, time.time())
-    return image_item(image, f"{visit.base_url}{IMAGES_PATH}{name}?{query}")
+    query = components.signer.sign(stored.name, time.time())
+    return image_item(image, f"{visit.base_url}{IMAGES_PATH}{stored.name}?{query}"), stored.sha256
 
 
-def gateway_fields(drawing: Drawing) -> Mapping[str, object]:
-    """Contract 4, `_gateway`: how a picture came about, without what is unknown."""
+def gateway_fields(drawing: Drawing, hashes: Sequence[str]) -> Mapping[str, object]:
+    """Contract 4, `_gateway`: how a picture came about, without what is unknown. `hashes`: of its pictures."""
     result, job = drawing.result, drawing.job
     fields = {
         "backend": job.backend_name,
@@ -181,6 +183,6 @@ def gateway_fields(drawing: Drawing) -> Mapping[str, object]:
         "model_reason": job.model.reason if job.model else None,
         "request": dict(result.request) if result.request is not None else None,
         "upstream": dict(result.upstream) if result.upstream is not None else None,
-        "sha256": [sha256_hex(image.data) for image in result.images],
+        "sha256": list(hashes),
     }
     return {name: value for name, value in fields.items() if value is not None}

@@ -19,7 +19,6 @@ from appliance.server.sending import Sender
 from appliance.server.visit import SCOPE_KEY, OnFinished, Visit
 from appliance.telemetry.log import Log
 
-ASGIApp = Callable[[Any, Any, Any], Any]
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
 
@@ -28,7 +27,8 @@ CLEANUP_MARGIN_S = 5.0  # on top of what a backend may take to become idle
 
 
 class Gateway:
-    """Wraps the routes of one listener: direct ones first, everything else by the ASGI application. `access` may be replaced at any time (a reload).
+    """The ASGI application of one listener: its routes, and what holds for all of them. `access` may be replaced at any
+    time (a reload).
 
     `is_open(head, query)` names the requests that need no token here. `body_limits`: of paths that have their own.
     `on_finished` gets each visit when all that it held has been given back.
@@ -36,7 +36,6 @@ class Gateway:
 
     def __init__(
         self,
-        app: ASGIApp,
         routes: DirectRoutes,
         *,
         access: Access,
@@ -49,7 +48,6 @@ class Gateway:
         new_id: NewId,
     ) -> None:
         self.access = access
-        self._app = app
         self._routes = RouteTable(routes)
         self._is_open = is_open
         self._grace = grace
@@ -59,6 +57,11 @@ class Gateway:
         self._log = log
         self._new_id = new_id
         self._visits: set[Visit] = set()
+
+    @property
+    def routes(self) -> DirectRoutes:
+        """What is served here."""
+        return self._routes.routes
 
     def stop_visits(self) -> None:
         """The drain time is over: what still runs is cut off, and told so where it can be."""
@@ -112,10 +115,7 @@ class Gateway:
             head = _head_of(scope)
             receive.limit = self._admit(visit, head, scope["query_string"])
             found = self._routes.find(visit.path)
-            if found is None:
-                await self._app(scope, receive, sender)
-            else:
-                await serve_direct(visit, found, head, scope, receive, sender)
+            await serve_direct(visit, found, head, scope, receive, sender)
         except ClientLeft:
             return
         except GatewayError as refused:

@@ -5,22 +5,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
-from quart_trio import QuartTrio
 
 from appliance.components import Components
 from appliance.config.loading import Configuration
 from appliance.config.tokens import Token
 from appliance.server.access import Access, BodyLimit, Head
-from appliance.server.app import make_app
 from appliance.server.exchange import DirectRoutes
 from appliance.server.gateway import Gateway
 from appliance.server.routes import OBSERVABILITY_PATHS, OPEN_PATHS
 from appliance.server.routes.agents import agent_routes
 from appliance.server.routes.health import health_routes
-from appliance.server.routes.images import EDITS_PATH, add_picture_route, image_routes, is_signed_picture
+from appliance.server.routes.images import EDITS_PATH, image_routes, is_signed_picture, picture_routes
 from appliance.server.routes.language import language_routes
 from appliance.server.routes.metrics import metrics_routes
-from appliance.server.routes.models import add_model_route, models_routes
+from appliance.server.routes.models import models_routes
 from appliance.server.routes.openapi import openapi_routes
 from appliance.server.routes.status import status_routes
 from appliance.server.routes.tools import tool_routes
@@ -59,18 +57,14 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
         **models_routes(components),
         **language_routes(components),
         **image_routes(components),
+        **picture_routes(components),
         **tool_routes(components),
         **agent_routes(components),
     }
     limits = {EDITS_PATH: BodyLimit(components.settings.images_max_upload_bytes, "IMAGES_MAX_UPLOAD_BYTES")}
-    api = make_app("api", components.log)
-    add_model_route(api, components)
-    add_picture_route(api, components)
-    observability = make_app("observability", components.log)
 
-    def wrap(app: QuartTrio, routes: DirectRoutes, is_open: Callable[[Head, bytes], bool]) -> Gateway:
+    def wrap(routes: DirectRoutes, is_open: Callable[[Head, bytes], bool]) -> Gateway:
         return Gateway(
-            app,
             routes,
             access=access,
             is_open=is_open,
@@ -83,8 +77,8 @@ def build_site(components: Components, tokens: Sequence[Token]) -> Site:
         )
 
     return Site(
-        api=wrap(api, routes, lambda head, query: head.path in OPEN_PATHS or is_signed_picture(head, query)),
-        observability=wrap(observability, observed, lambda head, _query: head.path in OBSERVABILITY_PATHS),
+        api=wrap(routes, lambda head, query: head.path in OPEN_PATHS or is_signed_picture(head, query)),
+        observability=wrap(observed, lambda head, _query: head.path in OBSERVABILITY_PATHS),
         throttle=throttle,
     )
 

@@ -3,14 +3,14 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import trio
 
 from appliance.config.tokens import Token
 from appliance.dispatch.dispatch import Caller
 
-SCOPE_KEY = "appliance.visit"
+SCOPE_KEY = "appliance.visit"  # where the listener finds the visit of a request that it has to answer itself
 
 _T = TypeVar("_T")
 
@@ -114,11 +114,6 @@ class Visit:
             "release_ms": _ms(now, self.disconnected_at) if self.backend_class else None,
         }
         return {key: value for key, value in line.items() if value is not None}
-
-
-def visit_of(scope: Any) -> Visit:
-    """The visit that the gateway put into this ASGI scope."""
-    return cast("Visit", scope[SCOPE_KEY])
 
 
 def _ms(end: float | None, start: float | None) -> float | None:

@@ -21,6 +21,7 @@ from appliance.upstream.wire import CUT_SHORT, ResponseHead, ResponseReader
 from appliance.upstream.wire_request import Address, BadAddress, parse_address, request_head
 
 RECEIVE_BYTES = 64 * 1024
+MAX_RECEIVE_BYTES = 512 * 1024  # where an answer says that it is long: each read costs a task switch
 
 _ONE_SEND_BYTES = 256 * 1024  # head and body are joined up to here: one packet less, one copy more
 # A server that had closed answers what was sent to it with a reset, in one round trip. A longer silence was work.
@@ -60,6 +61,7 @@ class UpstreamStream:
         self._broken = False
         self._closed = False
         self._heard = False
+        self._receive_bytes = RECEIVE_BYTES
         self._asked = started
         self._reader = ResponseReader()
         self._end = started + call.total_s
@@ -117,6 +119,8 @@ class UpstreamStream:
             if len(whole) > max_bytes:
                 raise self._failed(f"answered more than {max_bytes} bytes")
             return whole
+        if self.head.length is not None:
+            self._receive_bytes = max(RECEIVE_BYTES, min(self.head.length, MAX_RECEIVE_BYTES))
         pieces = []
         size = 0
         while piece := await self.receive():
@@ -206,7 +210,7 @@ class UpstreamStream:
         if self._reader.problem is not None:
             raise self._failed(self._reader.problem)
         try:
-            data = await self._connection.receive_some(RECEIVE_BYTES)
+            data = await self._connection.receive_some(self._receive_bytes)
         except trio.BrokenResourceError:
             self._check_heard()
             raise self._failed(CUT_SHORT) from None

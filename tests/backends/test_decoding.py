@@ -77,12 +77,26 @@ async def test_jpeg_with_thousands_of_fill_bytes_is_walked():
 
 
 async def test_large_picture_is_decoded_in_pieces():
-    noise = struct.pack(">I", 3_000_000) + b"IDAT" + bytes(3_000_000) + b"\x00" * 4
+    noise = struct.pack(">I", 7_000_000) + b"IDAT" + bytes(7_000_000) + b"\x00" * 4
     plain = png(8, 8)
     data = plain[:33] + noise + plain[33:]
     assert len(encoded(data)) > 2 * _PIECE_CHARS
     (image,) = await decode_images([encoded(data)], image_call())
     assert image.data == data
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+async def test_text_of_a_picture_that_says_nothing_else_is_used_again(kind):
+    clean = strip_metadata(picture(kind), kind)
+    assert strip_metadata(clean, kind) is clean
+    (image,) = await decode_images([text := encoded(clean)], image_call())
+    assert image.as_base64() is text
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+async def test_text_of_a_picture_that_lost_its_metadata_is_not_used_again(kind):
+    (image,) = await decode_images([encoded(picture(kind))], image_call())
+    assert image.as_base64() == encoded(image.data)
 
 
 async def test_padding_between_pieces_is_refused():

@@ -36,7 +36,7 @@ def test_it_says_what_it_is_made_of(executable: Path) -> None:
     pins, lock = dict(PIN.findall(RUNTIME_LOCK.read_text())), RUNTIME_LOCK.read_text()
     shipped = {row["name"]: row for row in build["distributions"] if row["use"] == "runtime"}
     assert {name: row["version"] for name, row in shipped.items()}.items() <= pins.items()
-    assert {"trio", "quart", "hypercorn", "jsonschema", "pydantic"} <= set(shipped)
+    assert {"trio", "hypercorn", "jsonschema", "pydantic"} <= set(shipped)
     for row in build["distributions"]:
         assert row["licence"], row["name"]
         assert row["use"] == "build" or f"--hash=sha256:{row['sha256']}" in lock

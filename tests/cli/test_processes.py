@@ -60,6 +60,6 @@ def test_a_closed_pipe_is_quiet(arguments: tuple[str, ...]) -> None:
 def test_light_commands_import_nothing_heavy(arguments: list[str], module: str) -> None:
     program = f"import sys; from appliance.__main__ import main; main({arguments}); print(*sys.modules)"
     loaded = set(_run(sys.executable, "-c", program).stdout.split())
-    heavy = {"trio", "quart", "hypercorn", "httpx", "pydantic", "yaml", "dotenv", "ssl", "asyncio", "prometheus_client"}
+    heavy = {"trio", "hypercorn", "httpx", "pydantic", "yaml", "dotenv", "ssl", "asyncio", "prometheus_client"}
     assert f"appliance.cli.{module}" in loaded
     assert not loaded & heavy

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from appliance.protocol.canonical import compact_json
 from appliance.protocol.errors import InvalidRequest
-from appliance.protocol.images import Image, image_item, parse_image_request
+from appliance.protocol.images import Image, image_answer, image_item, parse_image_request
 
 
 def parse(**fields: Any) -> Any:
@@ -73,3 +74,17 @@ def test_an_item_holds_a_url_or_base64_and_never_both() -> None:
     image = Image(b"\x89PNG", "png")
     assert image_item(image, "http://x/y") == {"url": "http://x/y"}
     assert image_item(image, None) == {"b64_json": "iVBORw=="}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [{"b64_json": "iVBORw=="}],
+        [{"b64_json": "iVBORw=="}, {"b64_json": "QUJD"}],
+        [{"url": 'http://x/"y'}, {"url": "http://x/é"}],
+    ],
+)
+def test_answer_is_compact_json(data):
+    answer = image_answer(5, data, {"backend": "mock", "seed": None, "sha256": ["ab"]})
+    whole = {"created": 5, "data": data, "_gateway": {"backend": "mock", "sha256": ["ab"]}}
+    assert answer == compact_json(whole)

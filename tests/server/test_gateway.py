@@ -9,14 +9,19 @@ import trio
 import trio.testing
 
 from appliance.protocol.errors import InvalidRequest
-from appliance.server.app import current_visit
-from appliance.server.visit import Visit
+from appliance.server.direct import RouteTable
+from appliance.server.exchange import Answer, Handler, Request, SendPiece
 from tests.asgi import call, open_call
 from tests.gated_backend import GatedBackend
 from tests.house import AUTH, GENERATIONS, House, open_house
 
 JSON_AUTH = {**AUTH, "content-type": "application/json"}
 CAT = json.dumps({"prompt": "a cat", "size": "64x48", "response_format": "b64_json"}).encode()
+
+
+def serve(house: House, handler: Handler) -> None:
+    """Serve this at /stand-in, too."""
+    house.site.api._routes = RouteTable({**house.site.api.routes, "/stand-in": {"GET": handler}})
 
 
 def journal_lines(house: House) -> list[dict[str, Any]]:
@@ -153,11 +158,11 @@ async def test_a_fault_of_ours_is_a_500_that_says_nothing_and_a_log_line_that_sa
 async def test_a_group_with_one_error_of_ours_answers_with_it(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def handle(_request: Request) -> Answer:
             async with trio.open_nursery():
                 raise InvalidRequest("inner")
 
-        house.site.api._app = app
+        serve(house, handle)
         answer = await house.ask("GET", "/stand-in")
     assert (answer.status, answer.json()["error"]["message"]) == (400, "inner")
 
@@ -167,8 +172,8 @@ async def test_what_a_request_holds_is_given_back_in_reverse_and_even_when_one_t
 
     async with open_house(tmp_path) as house:
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            visit: Visit = scope["appliance.visit"]
+        async def handle(request: Request) -> Answer:
+            visit = request.visit
             visit.stack.callback(given_back.append, "first")
 
             async def fail() -> None:
@@ -178,7 +183,7 @@ async def test_what_a_request_holds_is_given_back_in_reverse_and_even_when_one_t
             visit.stack.push_async_callback(fail)
             raise RuntimeError
 
-        house.site.api._app = app
+        serve(house, handle)
         answer = await house.ask("GET", "/stand-in")
     assert answer.status == 500
     assert given_back == ["second", "first"]
@@ -188,12 +193,14 @@ async def test_what_a_request_holds_is_given_back_in_reverse_and_even_when_one_t
 async def test_an_answer_that_has_begun_is_cut_and_not_mended(tmp_path: Path, nursery: trio.Nursery) -> None:
     async with open_house(tmp_path) as house:
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        async def write(send: SendPiece) -> None:
+            await send(b"half")
             raise RuntimeError
 
-        house.site.api._app = app
+        async def handle(_request: Request) -> Answer:
+            return Answer(write)
+
+        serve(house, handle)
         async with open_call(nursery, house.site.api, "GET", "/stand-in", headers=AUTH) as exchange:
             await exchange.app_done.wait()
             assert (exchange.status, await exchange.body(), exchange.complete) == (200, b"half", False)
@@ -216,11 +223,6 @@ async def test_the_route_label_is_a_template_and_never_a_path(tmp_path: Path) ->
         page = house.components.metrics.render()[0].decode()
     assert 'path="/ui/images/<name>"' in page
     assert "invented" not in page
-
-
-def test_current_visit_needs_a_request() -> None:
-    with pytest.raises(RuntimeError):
-        current_visit()
 
 
 async def test_two_answers_are_never_sent(tmp_path: Path) -> None:

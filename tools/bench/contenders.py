@@ -90,21 +90,18 @@ def _build_upstream() -> Path | None:
 
 
 @asynccontextmanager
-async def open_our_gateway(upstream_port: int) -> AsyncIterator[Contender]:
-    """This gateway as it is shipped: journal, metrics and admission on."""
-    base_url = f"http://127.0.0.1:{upstream_port}/v1"
-    classes = {
-        "bench": {"provider": "openai", "capability": "chat"},
-        "pictures": {"provider": "openai_images", "capability": "images"},
-    }
+async def open_our_gateway(upstream_port: int, command: str | None = None) -> AsyncIterator[Contender]:
+    """This gateway as it is shipped: journal, metrics and admission on. `command`: another build of it."""
+    base_url = f"http://127.0.0.1:{upstream_port}"
+    classes = {"bench": ("openai", "chat"), "pictures": ("openai_images", "images"), "a1111": ("a1111", "images")}
     backends = {
         name: {
-            "provider": one["provider"],
-            "base_url": base_url,
-            "supported_capabilities": [one["capability"]],
-            "concurrency_limits": {one["capability"]: SLOTS},
+            "provider": provider,
+            "base_url": base_url if provider == "a1111" else f"{base_url}/v1",
+            "supported_capabilities": [capability],
+            "concurrency_limits": {capability: SLOTS},
         }
-        for name, one in classes.items()
+        for name, (provider, capability) in classes.items()
     }
     settings = {
         "DEFAULT_BACKEND": "bench",
@@ -114,7 +111,7 @@ async def open_our_gateway(upstream_port: int) -> AsyncIterator[Contender]:
     with tempfile.TemporaryDirectory(prefix="bench-config-") as folder:
         config = Path(folder) / "backends.yaml"
         config.write_text(json.dumps({"backends": backends}))  # JSON is YAML
-        async with open_gateway({"BACKENDS_CONFIG_PATH": str(config), **settings}) as gateway:
+        async with open_gateway({"BACKENDS_CONFIG_PATH": str(config), **settings}, command) as gateway:
             yield Contender("gateway", gateway.pid, gateway.port, gateway.token)
 
 

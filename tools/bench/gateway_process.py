@@ -71,15 +71,22 @@ def appliance_command() -> str:
 
 
 @asynccontextmanager
-async def open_gateway(extra: Mapping[str, str]) -> AsyncIterator[GatewayProcess]:
-    """Start `appliance serve`, wait until it answers; on leaving, stop it as an operator would. Raises RuntimeError."""
+async def open_gateway(extra: Mapping[str, str], command: str | None = None) -> AsyncIterator[GatewayProcess]:
+    """Start `appliance serve`, wait until it answers; on leaving, stop it as an operator would. Raises RuntimeError.
+
+    `command`: another appliance than the one beside this interpreter.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-gateway-") as state:
         token = "bench-" + os.urandom(16).hex()
         ports = (free_port(), free_port())
         environment = gateway_environment(state, ports, token, extra)
         with (Path(state) / "gateway.log").open("wb") as log:
             process = await trio.lowlevel.open_process(
-                [appliance_command(), "serve"], env=environment, cwd=state, stdout=log, stderr=subprocess.STDOUT
+                [command or appliance_command(), "serve"],
+                env=environment,
+                cwd=state,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
             try:
                 await _wait_until_it_answers(process, ports[0], partial(_tail, log.name))

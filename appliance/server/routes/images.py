@@ -1,13 +1,9 @@
 """`POST /v1/images/generations` and `/v1/images/edits`, and the pictures it hands out under `/ui/images/`."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import partial
 from urllib.parse import parse_qs
-
-from quart import Response
-from quart import request as quart_request
-from quart_trio import QuartTrio
 
 from appliance.components import Components
 from appliance.protocol.canonical import sha256_hex
@@ -16,7 +12,6 @@ from appliance.protocol.errors import NotFound, Unauthenticated
 from appliance.protocol.images import parse_image_request
 from appliance.protocol.magic import EXTENSION, MIME
 from appliance.server.access import Head
-from appliance.server.app import current_visit
 from appliance.server.drawing import IMAGES_PATH, Order, serve_drawing
 from appliance.server.exchange import Answer, DirectRoutes, Handler, ReceivePiece, Request, Upload
 from appliance.server.uploads import look_at_pictures, read_form
@@ -52,26 +47,29 @@ def image_routes(components: Components) -> DirectRoutes:
     return {"/v1/images/generations": {"POST": generate}, EDITS_PATH: {"POST": Upload(receive_edit)}}
 
 
-def add_picture_route(app: QuartTrio, components: Components) -> None:
+def picture_routes(components: Components) -> DirectRoutes:
     """Contract 4: handing out."""
 
-    @app.get(f"{IMAGES_PATH}<name>")
-    async def fetch(name: str) -> Response:
+    async def fetch(request: Request) -> Answer:
+        name = request.variable
         stem, _, extension = name.partition(".")
         kind = _TYPE_BY_EXTENSION.get(extension)
-        visit = current_visit()
+        visit = request.visit
         if visit.token is None:
-            _check_signature(components, name)
+            _check_signature(components, name, request.query)
         picture = await visit.stack.enter_async_context(components.images.open(stem, extension)) if kind else None
         if kind is None or picture is None:
             raise NotFound("This picture is not, or no longer, here: pictures are kept for UI_IMAGE_TTL_SEC.")
         headers = {**_picture_headers(components, extension), "Content-Length": str(picture.size)}
-        return Response(_pieces(picture), content_type=MIME[kind], headers=headers)
+        wanted = picture if request.method != "HEAD" else None
+        return Answer(_pieces(wanted), content_type=MIME[kind], headers=headers)
+
+    return {f"{IMAGES_PATH}<name>": {"GET": fetch}}
 
 
-async def _pieces(picture: ImageReader) -> AsyncIterator[bytes]:
+async def _pieces(picture: ImageReader | None) -> AsyncGenerator[bytes, None]:
     """A client that reads slowly costs one piece of memory, not a picture."""
-    while piece := await picture.read(PIECE_BYTES):
+    while picture is not None and (piece := await picture.read(PIECE_BYTES)):
         yield piece
 
 
@@ -86,9 +84,9 @@ def is_signed_picture(head: Head, query: bytes) -> bool:
     )
 
 
-def _check_signature(components: Components, name: str) -> None:
-    query = parse_qs(quart_request.query_string.decode("latin-1"))
-    expires, signature = query.get("exp", [""]), query.get("sig", [""])
+def _check_signature(components: Components, name: str, query: bytes) -> None:
+    fields = parse_qs(query.decode("latin-1"))
+    expires, signature = fields.get("exp", [""]), fields.get("sig", [""])
     verdict = "invalid"
     if len(expires) == len(signature) == 1:
         verdict = components.signer.check(name, expires[0], signature[0], time.time())

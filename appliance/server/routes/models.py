@@ -2,18 +2,14 @@
 
 from typing import Any
 
-from quart import Response
-from quart_trio import QuartTrio
-
 from appliance.components import Components
 from appliance.config.alias import Alias
 from appliance.dispatch.catalogue import CatalogueEntry
-from appliance.server.app import json_response
 from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
 
 
 def models_routes(components: Components) -> DirectRoutes:
-    """Contract 3: all of them."""
+    """Contract 3: all of them, and one of them; ids may hold `/` and `:`."""
 
     async def models(_request: Request) -> Answer:
         listed = await components.catalogue.list()
@@ -22,15 +18,10 @@ def models_routes(components: Components) -> DirectRoutes:
             answer["warnings"] = list(listed.warnings)
         return json_answer(answer)
 
-    return {"/v1/models": {"GET": models}}
+    async def model(request: Request) -> Answer:
+        return json_answer(_shown(await components.catalogue.find(request.variable)))
 
-
-def add_model_route(app: QuartTrio, components: Components) -> None:
-    """Contract 3: one of them. Ids may hold `/` and `:`."""
-
-    @app.get("/v1/models/<path:model_id>")
-    async def model(model_id: str) -> Response:
-        return json_response(_shown(await components.catalogue.find(model_id)))
+    return {"/v1/models": {"GET": models}, "/v1/models/<path:model_id>": {"GET": model}}
 
 
 def _shown(entry: CatalogueEntry) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 //
 // It prints its port and ends when its stdin does. A streamed request whose text says `chunks=N interval_us=M` is
 // answered with N chunks, one every M microseconds, each with the monotonic time at which it was sent; any other POST to
-// .../images/generations with a picture of 2 MB, every other POST with a short chat answer, every GET with one body.
+// .../images/generations or .../txt2img with a picture of 2 MB (in A1111's the prompt stands beside the pixels), every
+// other POST with a short chat answer, every GET with one body.
 // Trusts the framing of its requests: Content-Length only.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -17,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_FD = 8192, IN_BYTES = 1 << 16, PICTURE_BYTES = 2000000, WORD_BYTES = 512 };
+enum { MAX_FD = 8192, IN_BYTES = 1 << 16, PICTURE_BYTES = 2000000, WORD_BYTES = 512, TEXT_BYTES = 23 };
 
 typedef struct {
     int open, left;            // left: chunks still to be sent
@@ -30,8 +31,8 @@ typedef struct {
 
 static Client clients[MAX_FD];
 static int streaming[MAX_FD], streams, poll_fd;
-static char whole[1024], models[512], opening[1024], closing[1024], *picture;
-static size_t whole_size, models_size, opening_size, closing_size, picture_size;
+static char whole[1024], models[512], opening[1024], closing[1024], *picture, *a1111;
+static size_t whole_size, models_size, opening_size, closing_size, picture_size, a1111_size;
 
 static double now(void) {
     struct timespec t;
@@ -59,6 +60,33 @@ static size_t base64(char *into, const unsigned char *raw, size_t size) {
     return size / 3 * 4;
 }
 
+static unsigned char *put_chunk(unsigned char *at, const char *name, const char *data, size_t size) {
+    unsigned char length[4] = {size >> 24, size >> 16, size >> 8, size};
+    memcpy(at, length, 4), memcpy(at + 4, name, 4);
+    if (data) memcpy(at + 8, data, size);
+    return at + 12 + size;
+}
+
+// A PNG as far as its chunks go: IHDR, text if there is any, one IDAT of zeros, IEND.
+static size_t picture_answer(char **answer, const char *before, const char *text, const char *after) {
+    unsigned char *raw = calloc(1, PICTURE_BYTES), *at = raw + 8;
+    size_t bytes = PICTURE_BYTES / 4 * 3, text_bytes = *text ? TEXT_BYTES + 12 : 0;
+    memcpy(raw, "\x89PNG\r\n\x1a\n", 8);
+    at = put_chunk(at, "IHDR", "\0\0\2\0\0\0\2\0\x08\6\0\0\0", 13);
+    if (*text) at = put_chunk(at, "tEXt", text, TEXT_BYTES);
+    at = put_chunk(at, "IDAT", NULL, bytes - 33 - text_bytes - 12 - 12);
+    put_chunk(at, "IEND", NULL, 0);
+    char *body = malloc(PICTURE_BYTES + 256);
+    size_t size = sprintf(body, "%s", before);
+    size += base64(body + size, raw, bytes);
+    strcpy(body + size, after);
+    free(raw);
+    *answer = malloc(PICTURE_BYTES + 512);
+    size = response(*answer, body);
+    free(body);
+    return size;
+}
+
 static void prepare(void) {
     whole_size = response(whole, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"m\","
         "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"A lighthouse stands on the long coast and"
@@ -70,20 +98,8 @@ static void prepare(void) {
     closing_size = chunk(closing, EVENT("{}", "\"stop\""));
     closing_size += chunk(closing + closing_size, "data: [DONE]\n\n");
     closing_size += sprintf(closing + closing_size, "0\r\n\r\n");
-    unsigned char *raw = calloc(1, PICTURE_BYTES);  // a PNG as far as its chunks go: IHDR, one IDAT of zeros, IEND
-    size_t idat = PICTURE_BYTES / 4 * 3 - 33 - 12 - 12;
-    memcpy(raw, "\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\2\0\0\0\2\0\x08\6\0\0\0", 29);
-    unsigned char length[4] = {idat >> 24, idat >> 16, idat >> 8, idat};
-    memcpy(raw + 33, length, 4), memcpy(raw + 37, "IDAT", 4);
-    memcpy(raw + 33 + 12 + idat + 4, "IEND", 4);
-    char *body = malloc(PICTURE_BYTES + 256);
-    size_t size = sprintf(body, "{\"created\":1700000000,\"data\":[{\"b64_json\":\"");
-    size += base64(body + size, raw, PICTURE_BYTES / 4 * 3);
-    strcpy(body + size, "\"}]}");
-    free(raw);
-    picture = malloc(PICTURE_BYTES + 512);
-    picture_size = response(picture, body);
-    free(body);
+    picture_size = picture_answer(&picture, "{\"created\":1700000000,\"data\":[{\"b64_json\":\"", "", "\"}]}");
+    a1111_size = picture_answer(&a1111, "{\"images\":[\"", "parameters\0a lighthouse", "\"],\"parameters\":{},\"info\":\"{}\"}");
 }
 
 static void watch(int fd, int writable) {
@@ -126,6 +142,7 @@ static void answer(int fd, const char *head, const char *body, size_t body_size)
     if (strncmp(head, "POST ", 5)) { put(fd, models, models_size); return; }
     char *line = memmem(head, 200, "\r\n", 2);
     if (line && memmem(head, line - head, "/images/generations", 19)) { put(fd, picture, picture_size); return; }
+    if (line && memmem(head, line - head, "/txt2img", 8)) { put(fd, a1111, a1111_size); return; }
     const char *stream = memmem(body, body_size, "\"stream\"", 8), *pace = memmem(body, body_size, "chunks=", 7);
     int chunks;
     long interval;
