@@ -16,6 +16,7 @@ from appliance.dispatch.routing import CAPABILITY, LanguageRoute, choose_languag
 from appliance.protocol.errors import CapabilityNotSupported
 from appliance.protocol.language import LanguageKind, LanguageRequest
 from appliance.protocol.responses import to_chat
+from appliance.upstream.deadlines import timeout_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,13 @@ def _job(
 
 
 async def answer(dispatcher: Dispatcher, job: LanguageJob) -> bytes:
-    """The backend's whole answer, as JSON of `job.call.kind`."""
+    """The backend's whole answer, as JSON of `job.call.kind`. Raises UpstreamTimeout, UpstreamFailed."""
+    body: bytes | None = None
     with dispatcher.protect(job.call.backend_class, job.call.total_s):
-        return await job.backend.answer(job.call, dispatcher.upstream)
+        body = await job.backend.answer(job.call, dispatcher.upstream)
+    if body is None:  # what protects a call that is to be finished has its end too
+        raise timeout_error(job.call.backend_class.name, "total", job.call.total_s)
+    return body
 
 
 def open_stream(dispatcher: Dispatcher, job: LanguageJob) -> AbstractAsyncContextManager[ByteSource]:

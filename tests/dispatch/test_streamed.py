@@ -17,7 +17,7 @@ import trio.testing
 from appliance.backends.base import ByteSource, LanguageBackend, LanguageCall, ModelEntry
 from appliance.config.classes import BackendClass
 from appliance.dispatch.dispatch import Dispatcher
-from appliance.dispatch.language import LanguageJob
+from appliance.dispatch.language import LanguageJob, answer
 from appliance.dispatch.routing import LanguageRoute
 from appliance.dispatch.streamed import answer_by_stream, as_stream, as_whole, refuses_streams
 from appliance.protocol.errors import GatewayError, UpstreamFailed, UpstreamTimeout
@@ -52,7 +52,8 @@ class Backend(LanguageBackend):
         return frozenset({"chat"})
 
     async def answer(self, call: LanguageCall, upstream: UpstreamClient) -> bytes:
-        raise NotImplementedError
+        await self.receiving()
+        return b"{}"
 
     async def list_models(
         self, backend_class: BackendClass, upstream: UpstreamClient, timeout_s: float
@@ -89,8 +90,8 @@ async def dispatcher(tmp_path: Path) -> AsyncIterator[Dispatcher]:
 
 async def test_the_stream_is_asked_for_with_its_usage_and_put_together(dispatcher: Dispatcher) -> None:
     backend = Backend()
-    answer = json.loads(await answer_by_stream(dispatcher, job_of(backend), new_id))
-    assert answer["choices"][0]["message"]["content"] == "Hello"
+    whole = json.loads(await answer_by_stream(dispatcher, job_of(backend), new_id))
+    assert whole["choices"][0]["message"]["content"] == "Hello"
     [call] = backend.calls
     assert (call.raw, call.body["stream"], call.body["stream_options"]) == (None, True, {"include_usage": True})
     assert backend.open == 0
@@ -153,6 +154,14 @@ async def test_where_a_class_lets_calls_finish_the_answer_is_seen_through_but_no
     with pytest.raises(UpstreamTimeout, match="did not finish its answer within 100 s"):
         await answer_by_stream(dispatcher, job_of(endless, finish=True), new_id)
     assert (trio.current_time(), endless.open) == (pytest.approx(150), 0)
+
+
+async def test_a_whole_answer_that_is_seen_through_has_an_end_too(
+    dispatcher: Dispatcher, autojump_clock: trio.testing.MockClock
+) -> None:
+    job = job_of(Backend(receiving=trio.sleep_forever), finish=True)
+    with pytest.raises(UpstreamTimeout, match="did not finish its answer within 40 s"):
+        await answer(dispatcher, replace(job, call=replace(job.call, total_s=40.0)))
 
 
 def refused(status: int, message: str) -> UpstreamFailed:
