@@ -100,11 +100,7 @@ class ToolBus:
         """
         tool = decide_tool(call.name, self._tools, self._settings, caller.policy)
         self._rates.take_nowait(caller.owner, decide_rate(self._settings, caller.policy), trio.current_time())
-        replay_id = self._new_id("tool")
-        async with self._slot(replay_id):
-            self._schemas.check(tool, call.arguments)
-            self._records.check_writable()
-            return await self._run(caller, tool, call.arguments, replay_id)
+        return await self._run(caller, tool, call.arguments, self._new_id("tool"))
 
     async def replay(self, replay_id: str) -> bytes | None:
         """The stored record, byte for byte. Whose it is, is the caller's to check."""
@@ -112,6 +108,16 @@ class ToolBus:
 
     @asynccontextmanager
     async def _slot(self, replay_id: str) -> AsyncIterator[None]:
+        try:
+            self._slots.acquire_on_behalf_of_nowait(replay_id)  # a deadline and a task switch less than to wait for it
+        except trio.WouldBlock:
+            await self._wait_for_slot(replay_id)
+        try:
+            yield
+        finally:
+            self._slots.release_on_behalf_of(replay_id)
+
+    async def _wait_for_slot(self, replay_id: str) -> None:
         timeout_s = self._settings.tools_concurrency_timeout_sec
         with trio.move_on_after(timeout_s) as waiting:
             await self._slots.acquire_on_behalf_of(replay_id)
@@ -120,14 +126,11 @@ class ToolBus:
                 f"All {self._settings.tools_max_concurrent} tool slots stayed taken for {timeout_s:g} s: try again.",
                 RETRY_AFTER_S,
             )
-        try:
-            yield
-        finally:
-            self._slots.release_on_behalf_of(replay_id)
 
     async def _run(self, caller: ToolCaller, tool: Tool, arguments: Mapping[str, Any], replay_id: str) -> Invocation:
-        hashed = request_hash(tool.name, tool.version, arguments)
-        began = time.perf_counter()
+        """Run it in a slot. Its record is stored when the slot is free again: a disk takes many at once."""
+        hashed = ""
+        began = 0.0
         outcome: Outcome | None = None
 
         async def keep(outcome: Outcome) -> Invocation:
@@ -139,9 +142,14 @@ class ToolBus:
             return done
 
         try:
-            outcome = await _outcome(tool, arguments)
+            async with self._slot(replay_id):
+                self._schemas.check(tool, arguments)
+                self._records.check_writable()
+                hashed = request_hash(tool.name, tool.version, arguments)
+                began = time.perf_counter()
+                outcome = await _outcome(tool, arguments)
         finally:
-            if outcome is None:  # the caller left, or the tool has a fault: it ran all the same
+            if hashed and outcome is None:  # the caller left, or the tool has a fault: it ran all the same
                 with self._grace.shield(RECORD_S), suppress(StorageFull):  # nobody is there to hear of it
                     await keep(_INTERRUPTED)  # noqa: ASYNC102 -- the shield of Grace has its deadline
         return await keep(outcome)

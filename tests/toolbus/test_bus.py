@@ -231,12 +231,24 @@ async def test_a_caller_that_leaves_while_waiting_leaves_nothing(nursery: trio.N
     assert (bus.running, len(records.lines)) == (0, 1)
 
 
-async def test_a_caller_that_leaves_while_the_record_is_written_gives_the_slot_back(nursery: trio.Nursery) -> None:
+async def test_a_slot_is_free_while_the_record_of_its_run_is_written(nursery: trio.Nursery) -> None:
+    records = MemoryRecords(gate=trio.Event())
+    tool = GatedTool().opened()
+    bus = make_bus(tool.tool(), records=records, tools_max_concurrent=1)
+    nursery.start_soon(invoke, bus)
+    nursery.start_soon(invoke, bus)
+    await trio.testing.wait_all_tasks_blocked()
+    assert (tool.ended, bus.running) == (2, 0)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_caller_that_leaves_while_the_record_is_written_has_no_answer(nursery: trio.Nursery) -> None:
     records = MemoryRecords(gate=trio.Event())
     bus = make_bus(GatedTool().opened().tool(), records=records)
     with trio.CancelScope() as leaving:
         nursery.start_soon(_cancel_when, leaving, lambda: True)
         await invoke(bus)
+    assert leaving.cancelled_caught
     assert bus.running == 0
 
 
