@@ -63,6 +63,14 @@ def marked(directory: Path) -> set[int]:
     return {pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _has_home(pid, directory)}
 
 
+async def until_unmarked(directory: Path) -> set[int]:
+    """Those that are still there when the killed have had time to go: the kernel takes a process apart as it can."""
+    with trio.move_on_after(GONE_S):
+        while marked(directory):  # noqa: ASYNC110 -- another process has no event
+            await trio.sleep(0.002)
+    return marked(directory)
+
+
 def _has_home(pid: int, directory: Path) -> bool:
     try:
         return f"HOME={directory}".encode() in Path(f"/proc/{pid}/environ").read_bytes()

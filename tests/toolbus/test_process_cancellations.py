@@ -11,7 +11,7 @@ from appliance.config.tool_registry import DeclaredTool
 from appliance.toolbus.builtin import git, shell
 from appliance.toolbus.declared import make_declared
 from tests.toolbus.environments import make_environment
-from tests.toolbus.programs import marked, nothing_left, run_sh
+from tests.toolbus.programs import nothing_left, run_sh, until_unmarked
 from tests.toolbus.repositories import make_repository
 
 MANY_STEPS = 400
@@ -75,7 +75,8 @@ async def cancel_at_each_step(
                     await start()
                 finally:
                     trio.lowlevel.remove_instrument(instrument)
-        assert (list(temporary.iterdir()), marked(temporary)) == ([], set()), f"after step {steps}"
+        assert list(temporary.iterdir()) == [], f"after step {steps}"
+        assert await until_unmarked(temporary) == set(), f"after step {steps}"
         if not scope.cancelled_caught and instrument.left > 0:
             break
     else:
