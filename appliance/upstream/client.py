@@ -8,7 +8,8 @@ from appliance.config.settings import Settings
 from appliance.upstream.bare import Alarms
 from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
 from appliance.upstream.pool import Pool, open_pool
-from appliance.upstream.stream import OpenStream, UpstreamStream, begin_stream
+from appliance.upstream.stream import UpstreamStream
+from appliance.upstream.stream_begin import OpenStream, begin_stream
 from appliance.upstream.stream_connect import Connect, connect
 from appliance.upstream.tls import tls_context
 from appliance.upstream.websocket import WebSocket, WebSocketCall, open_websocket

@@ -160,6 +160,8 @@ async def test_a_client_that_leaves_ends_the_whole_answer_that_was_fallen_back_t
             await until(lambda: fake.working == 1)
             exchange.disconnect()
             await exchange.finished()
+        await until(lambda: fake.working == 0)
+        assert house.inflight() == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.bare import Alarms
 from appliance.upstream.exchange import UpstreamCall
 from appliance.upstream.pool import Pool
-from appliance.upstream.stream import OpenStream
+from appliance.upstream.stream_begin import OpenStream
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
