@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .files import exclusive, replace_text
+from .interpreter import base_python
 from .paths import DEV_LOCK, ROOT, VENV
 
 STAMP = ".from-lock"
 REPORT = "installed.json"  # pip's own: which archive, of those that the lock allows, was taken
-LAYOUT = "1"  # raise it when an environment made by this file has to be made again
+LAYOUT = "2"  # raise it when an environment made by this file has to be made again
 SHEBANG_LIMIT = 120  # Linux cuts the line at 127 bytes on older kernels
 
 LAUNCHER = """#!{python}
@@ -69,7 +70,7 @@ def _make(venv: Path, locks: Sequence[Path], project: Path | None) -> None:
     names = " and ".join(lock.name for lock in locks)
     print(f"setting up {venv} from {names}: about half a minute", file=sys.stderr, flush=True)
     (venv / STAMP).unlink(missing_ok=True)  # from here on an interrupted run is seen and done again
-    _step([_base_python(), "-m", "venv", "--clear", str(venv)], NO_VENV)
+    _step([base_python(), "-m", "venv", "--clear", str(venv)], NO_VENV)
     pip = [str(venv / "bin" / "python"), "-m", "pip", "-q", "--disable-pip-version-check"]
     install = ["install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--report", str(venv / REPORT)]
     wanted = [argument for lock in locks for argument in ("-r", str(lock))]
@@ -79,11 +80,6 @@ def _make(venv: Path, locks: Sequence[Path], project: Path | None) -> None:
 
 
 NO_VENV = "python -m venv failed: install its package (Debian: apt install python3-venv) or use another Python"
-
-
-def _base_python() -> str:
-    """The Python behind this one: an environment must not be made from one that is about to be cleared."""
-    return str(getattr(sys, "_base_executable", sys.executable))
 
 
 def _step(command: Sequence[str], failure: str) -> None:
