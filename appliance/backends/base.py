@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from appliance.config.classes import BackendClass
+from appliance.protocol.frozen import frozen
 from appliance.protocol.images import Image, ImageOptions
 from appliance.protocol.language import LanguageKind
 from appliance.upstream.client import UpstreamClient
@@ -89,7 +90,7 @@ class ImageBackend(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LanguageCall:
     """One job for a language backend, decided in full. Deadlines are in seconds.
 

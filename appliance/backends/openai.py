@@ -5,8 +5,10 @@ back as it is. Closing the connection is the cancel of all of them. What differs
 `openai_answers`, `openai_vectors` and `openai_streams`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
+from types import MappingProxyType
 
 from appliance.backends.base import ByteSource, LanguageCall, ModelEntry
 from appliance.backends.openai_answers import checked_answer, models_in, refusal
@@ -25,6 +27,7 @@ _PATHS: dict[LanguageKind, str] = {
     "rerank": "/v1/rerank",
 }
 _MODELS_PATH = "/v1/models"
+_JSON_HEADERS: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
 _REFUSAL_BYTES = 64 * 1024  # more of an error than is ever looked at
 _EVERYWHERE: frozenset[LanguageKind] = frozenset({"chat", "completions", "embeddings", "rerank"})
 
@@ -56,6 +59,7 @@ class OpenAIBackend:
             return models_in(await stream.read_all(MAX_JSON_BYTES), upstream=backend_class.name)
 
 
+@lru_cache(256)  # a handful of classes with a handful of paths each
 def endpoint(base_url: str, path: str) -> str:
     """One `/v1`, whether base_url ends in it or not."""
     return base_url.rstrip("/").removesuffix("/v1") + path
@@ -66,7 +70,7 @@ def _post(call: LanguageCall) -> UpstreamCall:
         backend_class=call.backend_class.name,
         method="POST",
         url=endpoint(call.backend_class.base_url, _PATHS[call.kind]),
-        headers={"Content-Type": "application/json"},
+        headers=_JSON_HEADERS,
         body=compact_json(call.body) if call.raw is None else call.raw,
         first_byte_s=call.first_byte_s,
         idle_s=call.idle_s,

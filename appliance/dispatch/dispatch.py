@@ -10,6 +10,7 @@ from appliance.admission.policy import decide_class, decide_readiness
 from appliance.config.classes import BackendClass, Backends, Capability
 from appliance.config.settings import Settings
 from appliance.dispatch.routing import Router
+from appliance.protocol.frozen import frozen
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.health import HealthBoard
 
@@ -59,7 +60,7 @@ class Dispatcher:
         return self.grace.shield(seconds) if backend_class.on_disconnect == "finish" else nullcontext()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """The request on whose behalf something is dispatched. `stack` closes, shielded, after it ended in whatever way.
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from appliance.backends.base import ByteSource, LanguageBackend, LanguageCall
@@ -14,12 +14,13 @@ from appliance.dispatch.caps import apply_caps
 from appliance.dispatch.dispatch import Caller, Dispatcher
 from appliance.dispatch.routing import CAPABILITY, LanguageRoute, choose_language
 from appliance.protocol.errors import CapabilityNotSupported
+from appliance.protocol.frozen import frozen
 from appliance.protocol.language import LanguageKind, LanguageRequest
 from appliance.protocol.responses import to_chat
 from appliance.upstream.deadlines import timeout_error
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LanguageJob:
     """An admitted request: its slot is held until the caller's stack closes.
 
@@ -67,7 +68,7 @@ async def admit_routed(
     return _job(dispatcher, caller, request, route, served)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Served:
     """Who serves a route."""
 

@@ -9,6 +9,7 @@ from appliance.config.classes import BackendClass, Backends, Capability
 from appliance.config.settings import Settings
 from appliance.dispatch.requesttype import is_coding
 from appliance.protocol.errors import BackendNotFound
+from appliance.protocol.frozen import frozen
 from appliance.protocol.language import LanguageKind, LanguageRequest, text_chars
 
 AUTO = "auto"
@@ -68,7 +69,7 @@ CAPABILITY: Mapping[LanguageKind, Capability] = {
 _STRONG = frozenset({"", AUTO, "default"})  # these name no model: the class's strong one
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LanguageRoute:
     """Where a language request goes. `alias`: the one that led there; its caps apply."""
 

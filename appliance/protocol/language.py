@@ -1,11 +1,11 @@
 """Requests to language models: a parsed body of each kind, checked field by field, unknown fields kept."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from appliance.protocol.chat_fields import check_chat
 from appliance.protocol.fields import boolean, invalid, string
+from appliance.protocol.frozen import frozen
 from appliance.protocol.prompt_fields import check_completions, check_embeddings, check_rerank
 from appliance.protocol.responses_fields import check_responses
 
@@ -38,7 +38,7 @@ _TEXTS: Mapping[LanguageKind, tuple[str, ...]] = {
 _TEXT_PARTS = ("content", "text", "arguments", "output", "tool_calls", "function")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LanguageRequest:
     """A checked request. `body`: parsed, with every field it came with; `raw`: as it came.
 

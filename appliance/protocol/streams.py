@@ -2,12 +2,12 @@
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.protocol.canonical import compact_json
 from appliance.protocol.error_answers import error_body
 from appliance.protocol.errors import GatewayError, UpstreamFailed
+from appliance.protocol.frozen import frozen
 from appliance.protocol.sse import DONE, SseReader, SseTooLong, data_of, is_done, sse_event
 
 # A choice's finish_reason, or the last event of a native responses stream: after it, a clean end is a true end.
@@ -20,7 +20,7 @@ MAX_USAGE_BYTES = 4096
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[^n\s]')  # not null
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """Tokens, as the backend counted them."""
 

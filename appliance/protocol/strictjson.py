@@ -4,7 +4,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 from appliance.protocol.errors import InvalidRequest
@@ -92,10 +91,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """Parse a request body. Raises InvalidRequest (code `invalid_json`) with what is wrong and where."""
     text = _decode(body)
     if not _has_long_integer(body) and not _has_surrogate_escape(body):
-        with suppress(_Doubtful, json.JSONDecodeError, RecursionError):
-            value = _QUICK.decode(text)
-            if type(value) is dict and not _is_deep(body, value):
+        try:
+            value, end = _QUICK.raw_decode(text)
+            if end == len(text) and type(value) is dict and not _is_deep(body, value):
                 return value
+        except (_Doubtful, json.JSONDecodeError, RecursionError):
+            pass  # whoever looks closely finds the words for it
     return _parse_doubtful(body, text)
 
 
@@ -126,7 +127,7 @@ def _has_long_integer(body: bytes) -> bool:
     """Whether so many digits stand in a row. One of them then stands where every so-manieth byte is looked at, with
     some others on one side at least: in a long prompt that is found out forty times as fast as by looking at all."""
     reach = _LONG_DIGITS - 1
-    return any(
+    return len(body) > reach and any(
         48 <= body[at] <= 57
         and (body[at : at + _FEW].isdigit() or body[at - _FEW + 1 : at + 1].isdigit())
         and _LONG_INTEGER.search(body, at - reach, at + reach + 1) is not None

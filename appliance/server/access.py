@@ -19,6 +19,7 @@ from appliance.protocol.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
+from appliance.protocol.frozen import frozen
 from appliance.server.throttle import GuessThrottle
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")  # what a URL of ours may hold
@@ -53,8 +54,12 @@ class Head:
         return [value.decode("latin-1") for key, value in self.headers if key == name]
 
     def one(self, name: bytes) -> str | None:
-        values = self.all(name)
-        return values[0] if values else None
+        value = self._named.get(name)
+        if value is None:
+            return None
+        if len(self._named) == len(self.headers):
+            return value.decode("latin-1")
+        return self.all(name)[0]
 
     def has(self, name: bytes) -> bool:
         return name in self._named
@@ -74,7 +79,7 @@ class BodyLimit:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Visitor:
     """Who was let in: the peer's address as it counts here, and the token unless the path is open."""
 

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from http.client import responses
 from wsgiref.handlers import format_date_time
@@ -54,14 +54,21 @@ class AnswerFraming:
             elif known == b"transfer-encoding":
                 continue  # ours to say
             lines.append(b"%b: %b\r\n" % (name, value))
-        text = b"".join(lines)
-        if text.count(b"\n") != len(lines) or _LINES.fullmatch(text) is None:
-            raise BadAnswer("a header of the answer holds what no header may hold")
+        text = _checked(lines)
         if self._left is None and status not in _BODILESS:
             text += _CHUNKED
         if self.last:
             text += _CLOSE
         self._head = b"%b%b%b\r\n" % (_status_line(status), text, _date_line(int(time.time())))
+
+    def whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, last: bool) -> bytes:
+        """Head and body of an answer whose headers say its length and nothing else of its framing. Raises BadAnswer."""
+        self.last = last
+        text = _checked([b"%b: %b\r\n" % header for header in headers])
+        close = _CLOSE if last else b""
+        bodiless = self._bodiless or status in _BODILESS
+        head = b"%b%b%b%b\r\n" % (_status_line(status), text, close, _date_line(int(time.time())))
+        return head if bodiless else head + body
 
     def take_head(self) -> bytes:
         """The head, if it has not been taken yet."""
@@ -84,6 +91,13 @@ class AnswerFraming:
         """Raises BadAnswer for less than was announced."""
         if self._left and not self._bodiless:
             raise BadAnswer("the answer is shorter than its content-length")
+
+
+def _checked(lines: Sequence[bytes]) -> bytes:
+    text = b"".join(lines)
+    if text.count(b"\n") != len(lines) or _LINES.fullmatch(text) is None:
+        raise BadAnswer("a header of the answer holds what no header may hold")
+    return text
 
 
 def _length(value: bytes) -> int:

@@ -111,11 +111,12 @@ class LaneCall:
         if self.closed:
             await trio.lowlevel.checkpoint()
             return
-        framing = self._framing
-        framing.begin(status, headers, last=self._lane.is_last(self.left))
+        data = self._framing.whole(status, headers, body, last=self._lane.is_last(self.left))
         self.begun = True
-        await self._lane.write(framing.frame(body, more=False))
-        self._end()
+        await self._lane.write(data)
+        if not self.closed:
+            self.close()
+            self._lane.note_answered()
 
     async def send_piece(self, body: bytes) -> None:
         """See `DirectCall`."""

@@ -35,7 +35,7 @@ class DirectCall(Protocol):
         """The whole body, if it has come and nobody has asked for a part of it; else it comes as messages."""
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """The whole answer; `headers` say its length. Raises BadAnswer."""
+        """The whole answer; `headers` say its length, and nothing else of its framing. Raises BadAnswer."""
 
     async def send_piece(self, body: bytes) -> None:
         """A piece of the body of an answer that `http.response.start` began; another message ends it."""

@@ -97,8 +97,6 @@ async def serve_direct(
 async def send_answer(answer: Answer, send: Sender) -> None:
     """Send the head and the body, whole or in pieces."""
     headers = [(b"content-type", answer.content_type.encode("latin-1"))]
-    if isinstance(answer.body, bytes):
-        headers.append((b"content-length", b"%d" % len(answer.body)))
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
     if isinstance(answer.body, bytes):
         await send.whole(answer.status, headers, answer.body)

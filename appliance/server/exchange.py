@@ -6,6 +6,7 @@ from typing import Any
 
 from appliance.protocol.canonical import compact_json
 from appliance.protocol.errors import InvalidRequest, UnsupportedMediaType
+from appliance.protocol.frozen import frozen
 from appliance.protocol.strictjson import parse_object
 from appliance.server.access import Head
 from appliance.server.visit import Visit
@@ -13,7 +14,7 @@ from appliance.server.visit import Visit
 JSON = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A request that was let in, its body read.
 
@@ -32,10 +33,13 @@ class Request:
 
     def header(self, name: bytes) -> str | None:
         """The one value of a header that is not a list. Raises InvalidRequest for one that was sent twice."""
-        values = self.head.all(name)
+        head = self.head
+        if not head.has(name):
+            return None
+        values = head.all(name)
         if len(values) > 1:
             raise InvalidRequest(f"The header {name.decode()} was sent {len(values)} times: send it once.")
-        return values[0] if values else None
+        return values[0]
 
     def json(self) -> dict[str, Any]:
         """The body, parsed. Raises UnsupportedMediaType, InvalidRequest."""
@@ -48,7 +52,7 @@ WriteBody = Callable[[SendPiece], Awaitable[None]]
 """Sends a body piece by piece from one function, which may so hold a nursery open while it does; a generator must not."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What is sent: the whole body, pieces as they come, or what a function writes."""
 

@@ -16,13 +16,14 @@ from appliance.server.connection_requests import DIRECT_CALL, DirectCall
 from appliance.server.direct import ClientLeft, RouteTable, serve_direct
 from appliance.server.exchange import DirectRoutes
 from appliance.server.sending import Sender
-from appliance.server.visit import SCOPE_KEY, OnFinished, Visit
+from appliance.server.visit import SCOPE_KEY, OnFinished, Visit, VisitStack
 from appliance.telemetry.log import Log
 
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
 
 LAST_WORD_S = 1.0  # for a client that has to be told that we are going
+_NO_LIMIT = BodyLimit(0)  # until it is known who asks
 CLEANUP_MARGIN_S = 5.0  # on top of what a backend may take to become idle
 
 
@@ -84,11 +85,8 @@ class Gateway:
             else:
                 await self._serve_in_scope(visit, scope, _Receiver(visit, receive, None), sender)
         finally:
-            if visit.stack.waits:
-                with self._grace.shield(self._cleanup_s):
-                    await self._close(visit)  # noqa: ASYNC102 -- the shield of Grace has its deadline
-            else:
-                await self._close(visit)  # noqa: ASYNC102 -- nothing in it waits, so nothing can cut it short
+            if visit.held is not None:
+                await self._close(visit, visit.held)  # noqa: ASYNC102 -- shielded where something in it waits
             self._visits.discard(visit)
             self._on_finished(visit)
 
@@ -148,9 +146,17 @@ class Gateway:
         log_fault(self._log, visit.request_id, fault)
         return InternalError()
 
-    async def _close(self, visit: Visit) -> None:
+    async def _close(self, visit: Visit, held: VisitStack) -> None:
+        """Give back what the request held, by a deadline that neither its client nor a stop can move."""
+        if not held.waits:
+            await self._close_stack(visit, held)
+            return
+        with self._grace.shield(self._cleanup_s):
+            await self._close_stack(visit, held)
+
+    async def _close_stack(self, visit: Visit, held: VisitStack) -> None:
         try:
-            await visit.stack.aclose()
+            await held.aclose()
         except Exception as fault:  # noqa: BLE001 -- one request's clean-up must not end the connection's others
             log_fault(self._log, visit.request_id, fault)
 
@@ -162,7 +168,7 @@ class _Receiver:
         self._visit = visit
         self._receive = receive
         self._call = call
-        self.limit = BodyLimit(0)
+        self.limit = _NO_LIMIT
 
     async def __call__(self) -> Any:
         message = await self._receive()
@@ -207,7 +213,6 @@ async def answer_error(visit: Visit, error: GatewayError, send: Sender) -> None:
     body = json.dumps(error_body(error), separators=(",", ":")).encode()
     headers: Mapping[str, str] = {
         "content-type": "application/json",
-        "content-length": str(len(body)),
         **error_headers(error),
     }
     raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]

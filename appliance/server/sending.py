@@ -43,7 +43,8 @@ class Sender:
             self._visit.answered = True
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send an answer whose `headers`, which are added to, say its length; a HEAD's goes without its body."""
+        """Send an answer and its length; `headers` are added to. A HEAD's goes without its body."""
+        headers.append((b"content-length", b"%d" % len(body)))
         if self._visit.method == "HEAD":
             body = b""
         if self._call is None:

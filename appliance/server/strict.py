@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from appliance.protocol.frozen import frozen
+
 # RFC 9110, 5.6.2. Methods are matched in capitals only: what comes later would turn `get` into GET, which is a repair.
 _NAME = rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+"
 _METHOD = rb"[-!#$%&'*+.^_`|~0-9A-Z]+"
@@ -54,7 +56,7 @@ class Head:
     fields: tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlainHead:
     """The head of an everyday request: HTTP/1.1, no field twice, its body of `length` bytes from `end` on.
 

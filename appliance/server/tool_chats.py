@@ -22,6 +22,7 @@ from appliance.server.relay import SSE_HEADERS, SSE_TYPE, relay_events
 from appliance.server.routing_headers import routing_headers
 
 HEADER = "X-Gateway-Tools"
+_HEADER_NAME = HEADER.lower().encode()
 PIECES_WAITING = 8  # a client that reads slowly slows the model down, not the gateway's memory up
 
 _KINDS: frozenset[LanguageKind] = frozenset({"chat", "responses"})
@@ -29,7 +30,7 @@ _KINDS: frozenset[LanguageKind] = frozenset({"chat", "responses"})
 
 def wants_gateway_tools(request: Request, kind: LanguageKind) -> bool:
     """Whether the gateway is to run tools. Raises InvalidRequest where it cannot."""
-    value = request.header(HEADER.lower().encode())
+    value = request.header(_HEADER_NAME)
     if value is None:
         return False
     if value.strip().lower() != "run":

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import trio
@@ -55,7 +55,7 @@ class Visit:
     peer: str = ""
     token: Token | None = None
     route: str = "(other)"
-    stack: VisitStack = field(default_factory=VisitStack)
+    _stack: VisitStack | None = None
     status: int | None = None
     error_code: str | None = None
     backend_class: str | None = None
@@ -68,6 +68,18 @@ class Visit:
     first_byte_at: float | None = None
     disconnected_at: float | None = None
     left: bool = False
+
+    @property
+    def stack(self) -> VisitStack:
+        """What this request holds; made for the first thing that it does."""
+        if self._stack is None:
+            self._stack = VisitStack()
+        return self._stack
+
+    @property
+    def held(self) -> VisitStack | None:
+        """The stack, if anything was ever held."""
+        return self._stack
 
     def caller(self) -> Caller:
         """This request as dispatch sees it."""
@@ -95,7 +107,7 @@ class Visit:
 
     def journal_line(self, now: float, ts: float) -> dict[str, object]:
         """The one journal line of this request, without what never became known."""
-        line = {
+        line: dict[str, object] = {
             "ts": round(ts, 3),
             "request_id": self.request_id,
             "method": self.method,

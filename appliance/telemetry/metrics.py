@@ -1,6 +1,6 @@
 """Metrics: what the gateway counts and measures, and the page that Prometheus reads."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -49,6 +49,7 @@ class Metrics:
             "path",
             "status",
         )
+        self._answered: dict[tuple[str, int], tuple[Count, Total]] = {}
         self._tools = self._counter("gateway_tool_invocations_total", "Tools run.", "tool", "status")
         self._tool_runtime = self._histogram(
             "gateway_tool_runtime_ms", "Time a tool ran, in milliseconds.", _TOOL_RUNTIME_BUCKETS_MS
@@ -74,7 +75,8 @@ class Metrics:
             _WAIT_BUCKETS_S,
             "backend_class",
         )
-        self._relayed = self._counter("gateway_relayed_bytes_total", "Body bytes relayed.", "direction")
+        relayed = self._counter("gateway_relayed_bytes_total", "Body bytes relayed.", "direction")
+        self._relayed: Mapping[Direction, Count] = {"in": relayed.at("in"), "out": relayed.at("out")}
         self._tokens = self._counter(
             "gateway_tokens_total", "Tokens, as the upstreams report them.", "backend_class", "direction"
         )
@@ -84,9 +86,15 @@ class Metrics:
 
     def note_request(self, path: str, status: int, duration_s: float) -> None:
         """A request ended: answered, or its client left (499)."""
-        labels = (self._route(path), str(status) if 100 <= status <= 599 else OTHER)
-        self._requests.at(*labels).inc()
-        self._durations.at(*labels).observe(duration_s * 1000)
+        path = self._route(path)
+        status = status if 100 <= status <= 599 else 0
+        series = self._answered.get((path, status))
+        if series is None:  # found once: every request would look twice, and write its status as a text
+            labels = (path, str(status) if status else OTHER)
+            series = self._answered[path, status] = self._requests.at(*labels), self._durations.at(*labels)
+        requests, durations = series
+        requests.inc()
+        durations.observe(duration_s * 1000)
 
     def note_tool(self, tool: str, status: str, runtime_s: float) -> None:
         """A tool ended, one way or another."""
@@ -121,7 +129,7 @@ class Metrics:
 
     def note_relayed(self, direction: Direction, size: int) -> None:
         """Body bytes went `in` from a client, or `out` to one."""
-        self._relayed.at(direction).inc(size)
+        self._relayed[direction].inc(size)
 
     def note_opened(self, listener: str) -> None:
         """A connection was accepted; `note_closed` follows."""

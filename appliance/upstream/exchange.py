@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from appliance.config.classes import BackendClass
+from appliance.protocol.frozen import frozen
 
 MAX_JSON_BYTES = 16 * 1024 * 1024  # threats: an upstream's JSON
 
@@ -14,7 +15,7 @@ def _ignore() -> None:
     return
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpstreamCall:
     """One request to a backend, with the deadlines and caps of its answer: seconds and bytes.
 

@@ -4,9 +4,9 @@ Parsing is llhttp's, with every leniency off: a length with chunks, two lengths,
 refused. What it does not bound (lines, fields, framing without a body) is bounded here.
 """
 
-from dataclasses import dataclass
-
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from appliance.protocol.frozen import frozen
 
 MAX_HEADER_FIELDS = 100  # as our own listener; trailers count
 MAX_HEADER_BYTES = 32 * 1024
@@ -17,7 +17,7 @@ CUT_SHORT = "closed the connection before its answer was complete"
 _TOO_MANY = "answered with too many headers"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResponseHead:
     """The head of the answer. `length`: what Content-Length says. `until_close`: the body ends with the connection.
     `location`: where a redirect points."""
@@ -117,7 +117,7 @@ class ResponseReader:
         self._persists = (
             not self.head.until_close
             and self._parser.get_http_version() == "1.1"
-            and b"close" not in self._headers.get(b"connection", b"").lower()
+            and not (b"connection" in self._headers and b"close" in self._headers[b"connection"].lower())
         )
 
     def on_message_begin(self) -> None:
@@ -135,9 +135,9 @@ class ResponseReader:
 
 def unacceptable(status: int, headers: dict[bytes, bytes], *, redirects: bool) -> str | None:
     """Say what is wrong with a head, if anything; names in lower case. `redirects`: whether they are wanted."""
-    if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
+    if b"content-encoding" in headers and headers[b"content-encoding"].strip().lower() not in (b"", b"identity"):
         return "compressed its answer, which it was asked not to do"
-    if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+    if b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
         return "answered in a transfer encoding other than chunked"
     if 300 <= status < 400 and not redirects:
         return f"answered {status}, a redirect: put its real address into base_url"
