@@ -17,6 +17,7 @@ from appliance.server.connection_link import RECEIVE_BYTES, Link
 from appliance.server.connection_requests import CALL_WHEN_LEFT, DIRECT_CALL, AsgiApp
 from appliance.server.listener_limits import CONTAINED, CrashReport, ListenerLimits
 from appliance.server.strict import PlainHead, plain_head
+from appliance.upstream.coalescing import Coalescer
 
 # How long the connection's task stays with an application that goes on after its answer, before another one reads on.
 RELIEF_S = 0.4
@@ -27,11 +28,15 @@ StockFactory = Callable[[Link], HypercornConversation]
 
 
 def lane_conversations(
-    app: AsgiApp, limits: ListenerLimits, on_crash: CrashReport
+    app: AsgiApp, limits: ListenerLimits, on_crash: CrashReport, coalescer: Coalescer
 ) -> "Callable[[Link], LaneConversation | HypercornConversation]":
     """Make the accept loop's conversation factory for an ASGI application."""
     stock = hypercorn_conversations(app, limits, on_crash)
-    return lambda link: stock(link) if link.socket is None else LaneConversation(link, app, stock, on_crash)
+
+    def make(link: Link) -> LaneConversation | HypercornConversation:
+        return stock(link) if link.socket is None else LaneConversation(link, app, stock, on_crash, coalescer)
+
+    return make
 
 
 class LaneConversation:
@@ -42,7 +47,9 @@ class LaneConversation:
     the listener's watcher; sends that do not go through at once are the link's.
     """
 
-    def __init__(self, link: Link, app: AsgiApp, stock: StockFactory, on_crash: CrashReport) -> None:
+    def __init__(
+        self, link: Link, app: AsgiApp, stock: StockFactory, on_crash: CrashReport, coalescer: Coalescer
+    ) -> None:
         if link.socket is None:
             raise AssertionError("the lane is for plain sockets")
         self._link = link
@@ -50,6 +57,7 @@ class LaneConversation:
         self._app = app
         self._make_stock = stock
         self._on_crash = on_crash
+        self.line_up = coalescer.line_up
         self._limits = link.limits
         self._stock: HypercornConversation | None = None
         self._scope: trio.CancelScope | None = None

@@ -22,6 +22,9 @@ class Lane(Protocol):
     def take_body_nowait(self, left: int) -> bytes | None:
         """The whole of the body, if all its `left` bytes have come."""
 
+    async def line_up(self) -> None:
+        """See `Coalescer`."""
+
     async def write(self, data: bytes) -> None:
         """Send, or drop the data where there is nobody."""
 
@@ -112,6 +115,7 @@ class LaneCall:
             await trio.lowlevel.checkpoint()
             return
         data = self._framing.whole(status, headers, body, last=self._lane.is_last(self.left))
+        await self._lane.line_up()
         self.begun = True
         await self._lane.write(data)
         if not self.closed:

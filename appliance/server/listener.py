@@ -17,6 +17,7 @@ from appliance.server.connection_requests import AsgiApp
 from appliance.server.connection_transport import Transport
 from appliance.server.listener_hangup import HangupWatcher
 from appliance.server.listener_limits import CONTAINED, CrashReport, ListenerLimits, RefusalWriter
+from appliance.upstream.coalescing import open_coalescer
 
 # The one client is gone or was never there: the next one is served at once (accept(2)).
 _ONE_CLIENT = frozenset(
@@ -126,11 +127,14 @@ async def run_listener(
     """
     if ssl_context is not None:
         ssl_context.set_alpn_protocols(["http/1.1"])
-    make_factory = lane_conversations if http1 == "lane" else hypercorn_conversations
-    conversations = make_factory(app, limits, on_crash)
-    listener = _Listener(limits, refuse, on_crash, conversations, ssl_context, on_count)
-    task_status.started()  # the sockets listen already: the kernel takes what comes until the loop does
-    await listener.run(sockets, stop)
+    with open_coalescer() as coalescer:
+        if http1 == "lane":
+            conversations = lane_conversations(app, limits, on_crash, coalescer)
+        else:
+            conversations = hypercorn_conversations(app, limits, on_crash)
+        listener = _Listener(limits, refuse, on_crash, conversations, ssl_context, on_count)
+        task_status.started()  # the sockets listen already: the kernel takes what comes until the loop does
+        await listener.run(sockets, stop)
 
 
 class _Listener:

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from appliance.upstream.coalescing import Coalescer
+
 ALARM_S = 0.25  # so much later than asked for an alarm may ring
 
 
@@ -57,8 +59,9 @@ class BareStream(trio.abc.Stream):
     Closing wakes whoever waits. A receive that is cancelled, or too slow, has lost nothing.
     """
 
-    def __init__(self, connected: socket.socket, alarms: Alarms) -> None:
+    def __init__(self, connected: socket.socket, alarms: Alarms, coalescer: Coalescer) -> None:
         self._socket = connected
+        self._coalescer = coalescer
         self._alarms = alarms
         self._late = False
         self._sent = False
@@ -71,6 +74,7 @@ class BareStream(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Raises NothingSent, or BrokenResourceError for a connection that has taken bytes before."""
         rest = memoryview(data)
+        await self._coalescer.line_up()
         while True:
             try:
                 sent = self._socket.send(rest)

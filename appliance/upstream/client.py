@@ -6,6 +6,7 @@ from functools import partial
 
 from appliance.config.settings import Settings
 from appliance.upstream.bare import Alarms
+from appliance.upstream.coalescing import open_coalescer
 from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
 from appliance.upstream.pool import Pool, open_pool
 from appliance.upstream.stream import UpstreamStream
@@ -77,6 +78,7 @@ async def open_upstream(
     """
     tls = tls_context(settings, https=https)
     alarms = Alarms()
-    dial = partial(connect, tls=tls, alarms=alarms)
-    async with open_pool(dial, alarms) as pool:
-        yield UpstreamClient(pool, dial, connect_s=settings.backend_connect_timeout_sec, observe=observe)
+    with open_coalescer() as coalescer:
+        dial = partial(connect, tls=tls, alarms=alarms, coalescer=coalescer)
+        async with open_pool(dial, alarms) as pool:
+            yield UpstreamClient(pool, dial, connect_s=settings.backend_connect_timeout_sec, observe=observe)

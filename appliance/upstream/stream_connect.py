@@ -8,13 +8,14 @@ import trio
 
 from appliance.protocol.errors import UpstreamFailed
 from appliance.upstream.bare import Alarms, BareStream
+from appliance.upstream.coalescing import Coalescer
 from appliance.upstream.deadlines import Phase, timeout_error
 from appliance.upstream.wire_request import Address
 
 Connect = Callable[[Address], Awaitable[trio.abc.Stream]]
 
 
-async def connect(address: Address, tls: ssl.SSLContext, alarms: Alarms) -> trio.abc.Stream:
+async def connect(address: Address, tls: ssl.SSLContext, alarms: Alarms, coalescer: Coalescer) -> trio.abc.Stream:
     """Open a connection that is ready for a request. Raises OSError, trio.BrokenResourceError.
 
     Closed again on every way out but success.
@@ -25,7 +26,7 @@ async def connect(address: Address, tls: ssl.SSLContext, alarms: Alarms) -> trio
     connected = stream.socket
     bare = socket.socket(connected.family, connected.type, connected.proto, connected.detach())
     bare.setblocking(False)
-    return BareStream(bare, alarms)
+    return BareStream(bare, alarms, coalescer)
 
 
 async def secure(stream: trio.abc.Stream, tls: ssl.SSLContext, *, name: str) -> trio.abc.Stream:

@@ -119,6 +119,9 @@ class SilentLane:
         await trio.lowlevel.checkpoint()
         return b""
 
+    async def line_up(self) -> None:
+        raise AssertionError("nothing is answered here")
+
     async def write(self, data: bytes) -> None:
         raise AssertionError("nothing is answered here")
 
@@ -206,3 +209,26 @@ async def test_body_that_is_too_late_is_refused_once_while_its_reader_waits(auto
     assert got.count(b"HTTP/1.1 408 ") == 1
     assert [refusal.running is not None for refusal in wire.refusals] == [True]
     assert wire.crashes == []
+
+
+class LeftInLine(SilentLane):
+    """A connection whose client goes while the answer waits for its turn."""
+
+    call: LaneCall
+
+    async def line_up(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.call.leave(1.0)
+
+    async def write(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_client_that_goes_while_its_answer_lines_up_was_not_answered() -> None:
+    lane = LeftInLine()
+    call = lane.call = LaneCall(lane, trio.CancelScope(), head_only=False, length=0)
+    left: list[bool] = []
+    call.call_when_left(lambda: left.append(True))
+    await call.answer(200, [(b"content-length", b"2")], b"ok")
+    assert call.closed
+    assert left == [True]

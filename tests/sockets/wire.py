@@ -14,6 +14,7 @@ from appliance.server.connection_link import Link
 from appliance.server.connection_transport import Transport
 from appliance.server.listener import SWEEP_S, Conversation
 from appliance.server.listener_limits import ListenerLimits, Refusal, RefusalWriter
+from appliance.upstream.coalescing import Coalescer
 from tests.sockets.listening import App, speaker
 
 
@@ -59,8 +60,11 @@ async def wired(app: App, limits: ListenerLimits | None = None, *, reads_nothing
         return b"HTTP/1.1 %d Refused\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % refusal.status
 
     client, link = (_socket_pair if speaker.get() == "lane" else _memory_pair)(limits, refuse, reads_nothing)
-    make = lane_conversations if speaker.get() == "lane" else hypercorn_conversations
-    wire = Wire(client, link, make(app, limits, crashes.append)(link), refusals, crashes)
+    if speaker.get() == "lane":
+        make = lane_conversations(app, limits, crashes.append, Coalescer())
+    else:
+        make = hypercorn_conversations(app, limits, crashes.append)
+    wire = Wire(client, link, make(link), refusals, crashes)
 
     async def run() -> None:
         await wire.conversation.run()

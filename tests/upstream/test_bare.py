@@ -8,6 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from appliance.upstream.bare import ALARM_S, Alarms, BareStream, NothingSent
+from appliance.upstream.coalescing import Coalescer
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def pair(alarms):
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    return BareStream(ours, alarms), trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    return BareStream(ours, alarms, Coalescer()), trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
 
 
 async def test_wait_ends_a_moment_after_its_deadline(alarms, autojump_clock):
@@ -126,7 +127,7 @@ async def test_dead_connection_says_whether_it_has_taken_anything(alarms, used):
         client = socket.create_connection(listener.getsockname())
         client.setblocking(False)
         accepted = reset(listener, client)
-        near = BareStream(client, alarms)
+        near = BareStream(client, alarms, Coalescer())
         if used:
             await near.send_all(b"earlier")
         accepted.close()
