@@ -8,7 +8,7 @@ from typing import Any
 
 from appliance.agents.transcript import Requested
 from appliance.protocol.canonical import canonical_json
-from appliance.protocol.chat_whole import put_together
+from appliance.protocol.chat_whole import join_halves, put_together
 from appliance.protocol.errors import UpstreamFailed
 from appliance.protocol.ids import Prefix, is_id
 from appliance.protocol.strictjson import MAX_NESTING, nesting
@@ -50,8 +50,8 @@ def read_text(completion: Mapping[str, Any]) -> str:
     content = _message(completion).get("content")
     if isinstance(content, list):
         texts = (part.get("text") for part in content if isinstance(part, dict))
-        return _joined("".join(text for text in texts if isinstance(text, str)))
-    return _joined(content) if isinstance(content, str) else ""
+        return join_halves("".join(text for text in texts if isinstance(text, str)))
+    return join_halves(content) if isinstance(content, str) else ""
 
 
 def read_calls(completion: Mapping[str, Any], seed: str) -> tuple[Requested, ...]:
@@ -95,7 +95,7 @@ def _read_call(entry: object, seed: str) -> Requested:
         raise InvalidToolCall("a tool call has no name")
     if len(name) > MAX_NAME_CHARS:
         raise InvalidToolCall(f"the name of a tool is longer than {MAX_NAME_CHARS} characters")
-    name = _joined(name)
+    name = join_halves(name)
     return Requested(_call_id(seed), name, _read_arguments(name, function.get("arguments")))
 
 
@@ -137,13 +137,6 @@ def _checked(name: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
 
 def _too_long(name: str) -> InvalidToolCall:
     return InvalidToolCall(f"the arguments of {name[:64]} are longer than {MAX_ARGUMENT_CHARS} characters")
-
-
-def _joined(text: str) -> str:
-    """Both halves of a surrogate pair, which came by different ways, as the one character that a record reads them as."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _call_id(seed: str) -> str:

@@ -34,7 +34,7 @@ class ChatWhole:
 
     @property
     def text(self) -> str:
-        return "".join(self._texts["content"])
+        return join_halves("".join(self._texts["content"]))
 
     def take(self, chunk: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take the next chunk; what it adds to the message is given back, {} if nothing."""
@@ -86,7 +86,7 @@ class ChatWhole:
             {
                 "id": self._calls.call_id(call),
                 "type": "function",
-                "function": {"name": call.name, "arguments": "".join(pieces)},
+                "function": {"name": call.name, "arguments": join_halves("".join(pieces))},
             }
             for call, pieces in self._arguments.items()
         ]
@@ -94,7 +94,7 @@ class ChatWhole:
     def completion(self) -> dict[str, Any]:
         """The `chat.completion` that these chunks are the stream of. To be asked once."""
         calls = self.tool_calls()
-        texts = {name: "".join(pieces) for name, pieces in self._texts.items() if name != "content"}
+        texts = {name: join_halves("".join(pieces)) for name, pieces in self._texts.items() if name != "content"}
         content = self.text or (None if calls else "")
         message = {"role": "assistant", "content": content, **texts, **self._others}
         if calls:
@@ -142,6 +142,13 @@ def put_together(stream: bytes, upstream: str, new_id: NewId) -> dict[str, Any]:
     reader = WholeReader(upstream, new_id)
     reader.feed(stream)
     return reader.finish()
+
+
+def join_halves(text: str) -> str:
+    """Both halves of a surrogate pair, which came by different ways, as the one character that a record reads them as."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def read_chunk(event: bytes, upstream: str) -> dict[str, Any] | None:

@@ -90,7 +90,7 @@ async def dispatcher(tmp_path: Path) -> AsyncIterator[Dispatcher]:
 
 async def test_the_stream_is_asked_for_with_its_usage_and_put_together(dispatcher: Dispatcher) -> None:
     backend = Backend()
-    whole = json.loads(await answer_by_stream(dispatcher, job_of(backend), new_id))
+    whole = (await answer_by_stream(dispatcher, job_of(backend), new_id)).completion
     assert whole["choices"][0]["message"]["content"] == "Hello"
     [call] = backend.calls
     assert (call.raw, call.body["stream"], call.body["stream_options"]) == (None, True, {"include_usage": True})
