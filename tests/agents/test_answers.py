@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.admission.grace import Grace
-from appliance.agents.answers import MAX_ARGUMENT_CHARS, MAX_NAME_CHARS, InvalidToolCall, read_calls, read_completion, read_text
+from appliance.agents.answers import (
+    MAX_ARGUMENT_CHARS,
+    MAX_NAME_CHARS,
+    InvalidToolCall,
+    read_calls,
+    read_completion,
+    read_text,
+)
 from appliance.agents.step import INVALID_CALL, MAX_TOOL_CALLS, TOOL_CALLS
 from appliance.agents.verify import verify_run
 from appliance.protocol.canonical import canonical_json
