@@ -58,8 +58,8 @@ class Answered:
     """How a model call went. `request`: the bytes that were answered, those of the call or of its whole form.
 
     `response`: the body that was received, byte for byte; `completion`: what `read_completion` finds in it, so that it is
-    read once. Of a stream, it is every event up to the end of `[DONE]`, or of the body where there is none. Where a
-    backend translates, as Ollama's does, it is what the translation gave: events in OpenAI's shape.
+    read once. Of a stream, it is every byte up to the end of the event `[DONE]`, or of the body where there is none. Where
+    a backend translates, as Ollama's does, both are what it translates: OpenAI's request, and events in OpenAI's shape.
     """
 
     request: bytes
