@@ -139,11 +139,10 @@ class ModelStep:
             "duration_ms": self.duration_ms,
         }
         if self.usage is not None:
-            counts = {
+            fields["usage"] = {
                 "prompt_tokens": self.usage.prompt_tokens,
                 "completion_tokens": self.usage.completion_tokens,
             }
-            fields["usage"] = counts
         if self.calls:
             fields["tool_calls"] = [_call_fields(call) for call in self.calls]
         return fields

@@ -19,7 +19,8 @@ from appliance.protocol.ids import NewId
 from appliance.upstream.deadlines import timeout_error
 from appliance.upstream.exchange import MAX_JSON_BYTES
 
-MAX_EVENTS_BYTES = 4 * MAX_JSON_BYTES  # at 250 bytes for an event of one token: a quarter million of them
+# At 250 bytes for an event of one token: a quarter million of them, which an agent's transcript keeps.
+MAX_EVENTS_BYTES = 4 * MAX_JSON_BYTES
 
 _STREAM = re.compile(r"\bstream", re.IGNORECASE)
 
