@@ -177,7 +177,6 @@ class Agents:
             metrics=self.metrics,
             wait_s=self.settings.agent_queue_timeout_sec,
             grace=self.grace,
-            new_id=self.new_id,
         )
 
 

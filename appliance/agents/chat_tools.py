@@ -72,10 +72,9 @@ class ToolChat:
         calls raise."""
         usage = Usage()
         for left in reversed(range(MAX_MODEL_CALLS)):
-            body = await self._answer_turn(turn)
-            said = json.loads(body)
+            said = await self._answer_turn(turn)
             usage = _sum(usage, usage_of(said))
-            calls = self._ours(body, left)
+            calls = self._ours(said, left)
             if not calls:
                 return _with_usage(said, usage)
             if left:
@@ -96,21 +95,22 @@ class ToolChat:
                 reader.next_turn()
         raise _exceeded()
 
-    async def _answer_turn(self, turn: Turn) -> bytes:
+    async def _answer_turn(self, turn: Turn) -> Mapping[str, Any]:
         try:
             return await self._ask(turn)
         finally:
             with self.grace.shield(RELEASE_S):
                 await turn.stack.aclose()  # noqa: ASYNC102 -- the shield of Grace has its deadline
 
-    async def _ask(self, turn: Turn) -> bytes:
+    async def _ask(self, turn: Turn) -> Mapping[str, Any]:
         """By a stream, as agents ask; a server that refuses it is asked whole, as the client did."""
         try:
-            return await answer_by_stream(self.dispatcher, as_stream(turn.job), self.new_id)
+            return (await answer_by_stream(self.dispatcher, as_stream(turn.job), self.new_id)).completion
         except UpstreamFailed as error:
             if not refuses_streams(error):
                 raise
-        return await answer(self.dispatcher, turn.job)
+        said: Mapping[str, Any] = json.loads(await answer(self.dispatcher, turn.job))
+        return said
 
     async def _stream_turn(self, turn: Turn, reader: TurnReader, send: Send) -> None:
         upstream = turn.job.call.backend_class.name
@@ -161,10 +161,10 @@ class ToolChat:
         ours = [function_of(tool) for tool in self.bus.tools(self.tools) if tool.name not in names]
         return _changed(wanted, tools=[*given, *ours]) if ours else wanted
 
-    def _ours(self, body: bytes, turn: int) -> tuple[Requested, ...]:
+    def _ours(self, said: Mapping[str, Any], turn: int) -> tuple[Requested, ...]:
         """The calls of an answer if every one of them is for a tool of ours; else none."""
         try:
-            calls = read_calls(body, f"{self.request_id}/{turn}")
+            calls = read_calls(said, f"{self.request_id}/{turn}")
         except InvalidToolCall:
             return ()
         names = {tool.name for tool in self.bus.tools(self.tools)}
@@ -197,7 +197,7 @@ def _sum(one: Usage, other: Usage | None) -> Usage:
     return Usage(one.prompt_tokens + other.prompt_tokens, one.completion_tokens + other.completion_tokens)
 
 
-def _with_usage(said: dict[str, Any], usage: Usage) -> bytes:
+def _with_usage(said: Mapping[str, Any], usage: Usage) -> bytes:
     """What all model calls took together; details of the last call alone would be wrong."""
     if not isinstance(said.get("usage"), dict):
         return compact_json(said)

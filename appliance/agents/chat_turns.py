@@ -46,11 +46,11 @@ class TurnReader:
         """What of this read the client is shown now. Raises UpstreamFailed."""
         return b"".join(self._take(event, upstream) for event in read_events(self._reader, piece, upstream))
 
-    def answer(self) -> bytes:
+    def answer(self) -> Mapping[str, Any]:
         """The turn as a whole chat completion."""
         said = self._whole.completion()
         self._called = said["choices"][0]["message"].get("tool_calls", [])
-        return compact_json(said)
+        return said
 
     def end(self) -> bytes:
         """The last events: calls that are the client's to run, the finish, the usage where it was asked for, `[DONE]`."""

@@ -5,17 +5,17 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from appliance.admission.grace import Grace
+from appliance.agents.answers import no_id
 from appliance.agents.runner import Model, Tools
-from appliance.agents.step import Answered, CallModel
+from appliance.agents.step import Answered, CallModel, answered
 from appliance.agents.transcript import Head, Requested, ToolDone
 from appliance.dispatch.dispatch import Caller, Dispatcher
 from appliance.dispatch.language import LanguageJob, admit_routed, answer
 from appliance.dispatch.routing import LanguageRoute
 from appliance.dispatch.streamed import answer_by_stream, as_whole, refuses_streams
 from appliance.protocol.errors import InvalidArguments, RateLimited, UndeclaredTool, UnknownTool, UpstreamFailed
-from appliance.protocol.ids import NewId
 from appliance.protocol.language import LanguageRequest
-from appliance.protocol.streams import usage_in
+from appliance.protocol.streams import usage_of
 from appliance.protocol.tools import ToolCall
 from appliance.telemetry.metrics import Metrics
 from appliance.toolbus.bus import ToolBus, ToolCaller
@@ -42,7 +42,6 @@ class LiveModel(Model):
         metrics: Metrics,
         wait_s: float,
         grace: Grace,
-        new_id: NewId,
     ) -> None:
         self._dispatcher = dispatcher
         self._route = route
@@ -51,7 +50,6 @@ class LiveModel(Model):
         self._metrics = metrics
         self._wait_s = wait_s
         self._grace = grace
-        self._new_id = new_id
 
     async def answer(self, call: CallModel) -> Answered:
         """Raises what dispatch and the backend raise: BackendOverloaded after `wait_s`, UpstreamFailed, ..."""
@@ -60,26 +58,30 @@ class LiveModel(Model):
         try:
             caller = Caller(self._request_id, stack, self._on_lease)
             job = await admit_routed(self._dispatcher, caller, wanted, self._route, wait_s=self._wait_s)
-            answered = await self._ask(call, wanted.raw, job)
+            given = await self._ask(call, wanted.raw, job)
         finally:
             with self._grace.shield(RELEASE_S):
                 await stack.aclose()  # noqa: ASYNC102 -- the shield of Grace has its deadline
-        if (usage := usage_in(answered.response)) is not None:
+        if (usage := usage_of(given.completion)) is not None:
             name = job.call.backend_class.name
             self._metrics.note_tokens(name, usage.prompt_tokens, usage.completion_tokens)
-        return answered
+        return given
 
     async def _ask(self, call: CallModel, request: bytes, job: LanguageJob) -> Answered:
         """By a stream: a backend stops at once when nobody reads on. A server that refuses it is asked whole, once."""
+        received: list[bytes] = []
         try:
-            return Answered(request, await answer_by_stream(self._dispatcher, job, self._new_id))
+            streamed = await answer_by_stream(self._dispatcher, job, no_id, on_received=received.append)
         except UpstreamFailed as error:
             if not refuses_streams(error):
                 raise
+        else:
+            if streamed.whole is not None:
+                return answered(request, streamed.whole)
+            return Answered(request, b"".join(received), streamed.completion)
         whole = call.whole()
-        return Answered(
-            whole.request, await answer(self._dispatcher, as_whole(self._dispatcher, job, whole.body, whole.request))
-        )
+        job = as_whole(self._dispatcher, job, whole.body, whole.request)
+        return answered(whole.request, await answer(self._dispatcher, job))
 
 
 class LiveTools(Tools):

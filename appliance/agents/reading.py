@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from appliance.agents.answers import calls_of, read_completion
 from appliance.agents.transcript import (
     Ended,
     ForkedFrom,
@@ -18,6 +19,7 @@ from appliance.agents.transcript import (
     Transcript,
 )
 from appliance.config.agent_specs import AgentSpec
+from appliance.protocol.streams import Usage
 
 
 class BadTranscript(ValueError):
@@ -86,14 +88,19 @@ def _read_step(kind: str, event: Mapping[str, Any]) -> Step:
         return ToolStep(event["turn"], event["step"], call, ToolDone(**{name: event[name] for name in names}))
     if kind not in {"plan", "assistant"}:
         raise ValueError(f"there is no event {kind!r}")
+    calls = tuple(Requested(call["id"], call["name"], call["arguments"]) for call in event.get("tool_calls", ()))
+    response = event["response"].encode("utf-8", "surrogateescape")
+    acts = kind == "assistant" and not calls
     return ModelStep(
         kind="plan" if kind == "plan" else "assistant",
         turn=event["turn"],
         step=event["step"],
         request=event["request"].encode("utf-8"),
-        response=event["response"].encode("utf-8", "surrogateescape"),
+        response=response,
         text=event["text"],
-        calls=tuple(Requested(call["id"], call["name"], call["arguments"]) for call in event.get("tool_calls", ())),
+        calls=calls,
+        misuses_tools=acts and calls_of(event["turn"], read_completion(response)) is None,
+        usage=Usage(**event["usage"]) if "usage" in event else None,
         duration_ms=event["duration_ms"],
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from appliance.agents.live import refused
 from appliance.agents.runner import Model, RunOver, Stopped, Tools
-from appliance.agents.step import Answered, CallModel
+from appliance.agents.step import Answered, CallModel, answered
 from appliance.agents.transcript import INTERRUPTED, Ended, ModelStep, Requested, Step, ToolDone, ToolStep, Transcript
 
 
@@ -41,7 +41,7 @@ class RecordedModel(Model):
             raise Diverged(Difference(call.step, "type", _kind(step), call.kind))
         if not _answers(step, call):
             raise Diverged(Difference(call.step, "request", step.request.decode("utf-8"), call.request.decode("utf-8")))
-        return Answered(step.request, step.response)
+        return answered(step.request, step.response)
 
 
 class RecordedTools(Tools):
@@ -73,7 +73,7 @@ class ForkedModel(Model):
         step = self._transcript.steps[call.step]
         if not isinstance(step, ModelStep):
             raise _other_rules(call.step)
-        return Answered(step.request if _answers(step, call) else call.request, step.response)
+        return answered(step.request if _answers(step, call) else call.request, step.response)
 
 
 class ForkedTools(Tools):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import trio
 
 from appliance.admission.grace import Grace
-from appliance.agents.answers import InvalidToolCall, read_text
+from appliance.agents.answers import calls_of, read_text
 from appliance.agents.step import (
     RUNTIME,
     Action,
@@ -17,12 +17,12 @@ from appliance.agents.step import (
     CallModel,
     Finish,
     RunTools,
-    calls_of,
     decide_next,
     spent_budget,
 )
 from appliance.agents.transcript import CANCELLED, Ended, Head, ModelStep, Requested, Step, ToolDone, ToolStep
 from appliance.protocol.errors import GatewayError, StorageFull
+from appliance.protocol.streams import usage_of
 
 FAULT = "internal error"
 EDGE_EVENT_S = 5.0  # what the first event of a run and its last may take, whoever leaves
@@ -159,14 +159,17 @@ class AgentRun:
     async def _ask(self, action: CallModel) -> ModelStep:
         began = time.perf_counter()
         answered = await self._model.answer(action)
+        calls = () if action.kind == "plan" else calls_of(action.turn, answered.completion)
         return ModelStep(
             kind=action.kind,
             turn=action.turn,
             step=action.step,
             request=answered.request,
             response=answered.response,
-            text=read_text(answered.response),
-            calls=_calls(action, answered.response),
+            text=read_text(answered.completion),
+            calls=calls or (),
+            misuses_tools=calls is None,
+            usage=usage_of(answered.completion),
             duration_ms=round((time.perf_counter() - began) * 1000, 3),
         )
 
@@ -217,12 +220,3 @@ class AgentRun:
     async def _add(self, step: Step) -> None:
         await self._note(step.fields())
         self._steps.append(step)
-
-
-def _calls(action: CallModel, response: bytes) -> tuple[Requested, ...]:
-    if action.kind == "plan":
-        return ()
-    try:
-        return calls_of(action.turn, response)
-    except InvalidToolCall:
-        return ()  # what comes next is decided by the response itself: the run ends

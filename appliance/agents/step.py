@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from appliance.agents.answers import InvalidToolCall, read_calls
+from appliance.agents.answers import read_completion
 from appliance.agents.transcript import Ended, Head, ModelKind, ModelStep, Requested, Step, ToolStep
 from appliance.protocol.canonical import canonical_json
 
@@ -57,13 +57,19 @@ class CallModel:
 class Answered:
     """How a model call went. `request`: the bytes that were answered, those of the call or of its whole form.
 
-    `response`: a chat completion, as JSON. Where it came as a stream, it is what `protocol.chat_whole` makes of that.
-    The events themselves are not kept: they hold nothing more than how the text was cut, at fifty times its size, and
-    where the cuts fall differs between two runs of the same thing.
+    `response`: the body that was received, byte for byte; `completion`: what `read_completion` finds in it, so that it is
+    read once. Of a stream, it is every byte up to the end of the event `[DONE]`, or of the body where there is none. Where
+    a backend translates, as Ollama's does, both are what it translates: OpenAI's request, and events in OpenAI's shape.
     """
 
     request: bytes
     response: bytes
+    completion: Mapping[str, Any]
+
+
+def answered(request: bytes, response: bytes) -> Answered:
+    """A model call of which there is no more than the bytes."""
+    return Answered(request, response, read_completion(response))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +102,6 @@ def decide_next(head: Head, steps: Sequence[Step]) -> Action:
     return _act(head, steps, last) if last.kind == "plan" else _after_answer(head, steps, last)
 
 
-def calls_of(turn: int, response: bytes) -> tuple[Requested, ...]:
-    """The tool calls of an action's answer; ids by turn and place, the same in a fork. Raises InvalidToolCall."""
-    return read_calls(response, str(turn))
-
-
 def spent_budget(head: Head, steps: Iterable[Step]) -> Ended | None:
     """The end of a run whose tools have read and written more than they may; None while they have not."""
     spent = sum(step.done.io_bytes for step in steps if isinstance(step, ToolStep))
@@ -117,16 +118,14 @@ def _act(head: Head, steps: Sequence[Step], plan: ModelStep) -> Action:
 
 
 def _after_answer(head: Head, steps: Sequence[Step], answer: ModelStep) -> Action:
-    try:
-        calls = answer.calls or calls_of(answer.turn, answer.response)  # none: there were none, or bad ones
-    except InvalidToolCall:
+    if answer.misuses_tools:
         return Finish(answer.turn, Ended(error=INVALID_CALL))
-    if not calls:
+    if not answer.calls:
         return Finish(answer.turn, Ended(output_text=answer.text))
     limit = head.spec.max_tool_calls or MAX_TOOL_CALLS
-    if sum(isinstance(step, ToolStep) for step in steps) + len(calls) > limit:
+    if sum(isinstance(step, ToolStep) for step in steps) + len(answer.calls) > limit:
         return Finish(answer.turn, Ended(error=TOOL_CALLS))
-    return RunTools(answer.turn, len(steps), calls)
+    return RunTools(answer.turn, len(steps), answer.calls)
 
 
 def _after_tool(head: Head, steps: Sequence[Step], last: ToolStep) -> Action:

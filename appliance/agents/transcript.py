@@ -1,7 +1,7 @@
 """Transcript: what a run was given and what each of its steps consumed; events are what is stored and shown of it.
 
-An event's fields are those of contract 7, and beside them the exact bytes that went to the model, the chat completion
-that came of it, and all that a tool was called with and gave. `step` counts model and tool events from 0, over the whole run.
+An event's fields are those of contract 7, and beside them the exact bytes that went to the model and that came back, and
+all that a tool was called with and gave. `step` counts model and tool events from 0, over the whole run.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from appliance.config.agent_specs import AgentSpec
 from appliance.protocol.canonical import canonical_json, sha256_hex
-from appliance.protocol.streams import usage_in
+from appliance.protocol.streams import Usage
 
 ModelKind = Literal["plan", "assistant"]
 
@@ -112,7 +112,10 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class ModelStep:
-    """One model call: the JSON that was sent, byte for byte, and the chat completion that came of it (`step.Answered`)."""
+    """One model call: what was sent and what was received, byte for byte (`step.Answered`), and what was read in that.
+
+    `calls`: of an action alone. `misuses_tools`: it asked for something that is no call, which ends the run.
+    """
 
     kind: ModelKind
     turn: int
@@ -121,6 +124,8 @@ class ModelStep:
     response: bytes
     text: str
     calls: tuple[Requested, ...] = ()
+    misuses_tools: bool = False
+    usage: Usage | None = None
     duration_ms: float = 0.0
 
     def fields(self) -> dict[str, Any]:
@@ -133,8 +138,11 @@ class ModelStep:
             "response": self.response.decode("utf-8", "surrogateescape"),
             "duration_ms": self.duration_ms,
         }
-        if (usage := usage_in(self.response)) is not None:
-            fields["usage"] = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+        if self.usage is not None:
+            fields["usage"] = {
+                "prompt_tokens": self.usage.prompt_tokens,
+                "completion_tokens": self.usage.completion_tokens,
+            }
         if self.calls:
             fields["tool_calls"] = [_call_fields(call) for call in self.calls]
         return fields

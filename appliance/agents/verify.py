@@ -69,8 +69,10 @@ def _first_difference(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> di
     """A run that was cut off from outside could have been cut off anywhere: its end does not follow from its steps."""
     if recorded.get("type") == "run_failed" and recorded.get("error") in CUT_OFF:
         return None
-    before, after = without_volatile(recorded), without_volatile(now)
-    for name in sorted(before.keys() | after.keys()):
+    differing = sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
+    before = without_volatile({name: recorded.get(name) for name in differing})
+    after = without_volatile({name: now.get(name) for name in differing})
+    for name in differing:
         if before.get(name) != after.get(name):
             return {"what": name, "recorded": _shown(before.get(name)), "now": _shown(after.get(name))}
     return None

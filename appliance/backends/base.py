@@ -130,6 +130,18 @@ class ByteSource(Protocol):
         ...
 
 
+class WholeSource:
+    """A ByteSource of a server that did not stream: these events were made of `answer`, the body that it sent."""
+
+    def __init__(self, events: bytes, answer: bytes) -> None:
+        self._events = events
+        self.answer = answer
+
+    async def receive(self) -> bytes:
+        events, self._events = self._events, b""
+        return events
+
+
 @runtime_checkable
 class PatientSource(ByteSource, Protocol):
     """A source that can itself say when nothing comes, without being cancelled for it."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from appliance.backends.base import ByteSource, LanguageCall
+from appliance.backends.base import ByteSource, LanguageCall, WholeSource
 from appliance.backends.openai_answers import parse_answer
 from appliance.backends.openai_vectors import unusable, written
 from appliance.protocol.sse import DONE, sse_event
@@ -29,17 +29,6 @@ class Replayed:
         return await self._rest.receive()
 
 
-class Whole:
-    """A source that is all there."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def receive(self) -> bytes:
-        body, self._body = self._body, b""
-        return body
-
-
 async def as_events(stream: UpstreamStream, call: LanguageCall) -> ByteSource:
     """What came, as a stream of events. Raises UpstreamFailed for an answer that is neither events nor a whole one."""
     if stream.content_type.lower().startswith("text/event-stream"):
@@ -53,7 +42,8 @@ async def as_events(stream: UpstreamStream, call: LanguageCall) -> ByteSource:
     name = call.backend_class.name
     if call.kind == "responses":
         raise unusable(name, "a whole response where a stream was asked for")
-    return Whole(events_of(parse_answer(body, call.kind, upstream=name, content_type=stream.content_type), call))
+    answer = parse_answer(body, call.kind, upstream=name, content_type=stream.content_type)
+    return WholeSource(events_of(answer, call), body)
 
 
 def events_of(answer: Mapping[str, Any], call: LanguageCall) -> bytes:

@@ -5,32 +5,54 @@ end, whoever has hung up, and its slot would come back while they still do.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from appliance.backends.base import LanguageCall
+from appliance.backends.base import LanguageCall, WholeSource
 from appliance.dispatch.dispatch import Dispatcher
 from appliance.dispatch.language import LanguageJob, deadlines, with_usage
+from appliance.protocol.canonical import compact_json
 from appliance.protocol.chat_whole import WholeReader
 from appliance.protocol.errors import GatewayError, UpstreamFailed
 from appliance.protocol.ids import NewId
 from appliance.upstream.deadlines import timeout_error
 from appliance.upstream.exchange import MAX_JSON_BYTES
 
-MAX_EVENTS_BYTES = 4 * MAX_JSON_BYTES  # at 250 bytes for an event of one token: a quarter million of them
+# At 250 bytes for an event of one token: a quarter million of them, which an agent's transcript keeps.
+MAX_EVENTS_BYTES = 4 * MAX_JSON_BYTES
 
 _STREAM = re.compile(r"\bstream", re.IGNORECASE)
 
 
-async def answer_by_stream(dispatcher: Dispatcher, job: LanguageJob, new_id: NewId) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A streamed answer, all of it. `completion`: the chat completion that its events make.
+
+    `whole`: the body of a server that did not stream though it was asked to; the events were made of that.
+    """
+
+    completion: Mapping[str, Any]
+    whole: bytes | None = None
+
+
+def _forget(_: bytes) -> None:
+    return
+
+
+async def answer_by_stream(
+    dispatcher: Dispatcher, job: LanguageJob, new_id: NewId, *, on_received: Callable[[bytes], None] = _forget
+) -> Streamed:
     """What `dispatch.language.answer` gives, for a job whose body asks for a stream, its usage included.
 
-    Raises UpstreamTimeout, UpstreamFailed: also where the stream ends before its answer does.
+    `on_received` is told the event stream as the backend gives it, read by read, up to the end of the event `[DONE]`, or
+    of the body where there is none: however it is cut into reads, these bytes joined are the same. Raises
+    UpstreamTimeout, UpstreamFailed: also where the stream ends before its answer does.
     """
     call = _with_deadlines(dispatcher, job.call)
     reader = WholeReader(call.backend_class.name, new_id)
     received = 0
+    whole: bytes | None = None
     came_to_end = False
     with dispatcher.protect(call.backend_class, call.total_s):
         async with job.backend.stream(call, dispatcher.upstream) as source:
@@ -38,14 +60,16 @@ async def answer_by_stream(dispatcher: Dispatcher, job: LanguageJob, new_id: New
                 received += len(piece)
                 if received > MAX_EVENTS_BYTES:
                     raise _too_much(call, MAX_EVENTS_BYTES)
-                reader.feed(piece)
+                on_received(reader.feed(piece))
+            if isinstance(source, WholeSource):
+                whole = source.answer
         came_to_end = True
     if not came_to_end:  # what protects a call that is to be finished has its end too
         raise timeout_error(call.backend_class.name, "total", call.total_s)
-    whole = reader.finish()
-    if len(whole) > MAX_JSON_BYTES:
+    completion = reader.finish()
+    if received > MAX_JSON_BYTES and len(compact_json(completion)) > MAX_JSON_BYTES:
         raise _too_much(call, MAX_JSON_BYTES)
-    return whole
+    return Streamed(completion, whole)
 
 
 def as_stream(job: LanguageJob) -> LanguageJob:

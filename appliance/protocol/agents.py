@@ -1,6 +1,7 @@
 """Agents on the wire: what a run is asked for, its hash, and which fields of a transcript are volatile."""
 
 import json
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +25,12 @@ VOLATILE = frozenset(
 """Fields that differ between two runs of the same thing, wherever they stand in a transcript's own structure.
 
 Times and durations, random ids, the hash chain (it covers the others), and whose run it was; of a model's answer, which
-is kept as the text that came, `id` and `created`; and where an answer lies beside its line, the hash of it, which covers
-those two.
+is kept as the text that came, `id` and `created`, of a streamed one those of each event; and where an answer lies beside
+its line, the hash of it, which covers those two.
 """
 _OPAQUE = frozenset({"arguments", "result", "messages", "spec", "tools"})  # what was said: nothing of it is ours
 _ANSWERS_OWN = frozenset({"id", "created"})  # of a model's answer, its tool calls included
+_DATA = re.compile(r"(?<![^\r\n])data:([^\r\n]*)")  # a line of an event stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,17 @@ def _stripped(key: str, value: Any) -> Any:
         try:
             return _without(json.loads(value), _ANSWERS_OWN)
         except (ValueError, RecursionError):
-            return value
+            return _DATA.sub(_stripped_data, value)
     if key == "blobs" and isinstance(value, Mapping):
         return {name: _without(item, {"sha256"}) if name == "response" else item for name, item in value.items()}
     return value if key in _OPAQUE else without_volatile(value)
+
+
+def _stripped_data(line: re.Match[str]) -> str:
+    try:
+        return f"data: {canonical_json(_without(json.loads(line[1]), _ANSWERS_OWN))}"
+    except (ValueError, RecursionError):
+        return line[0]
 
 
 def _without(value: Any, names: Set[str]) -> Any:

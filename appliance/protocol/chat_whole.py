@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from appliance.protocol.canonical import compact_json
 from appliance.protocol.errors import UpstreamFailed
 from appliance.protocol.ids import NewId
 from appliance.protocol.responses_calls import Call, Calls
@@ -35,7 +34,7 @@ class ChatWhole:
 
     @property
     def text(self) -> str:
-        return "".join(self._texts["content"])
+        return join_halves("".join(self._texts["content"]))
 
     def take(self, chunk: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take the next chunk; what it adds to the message is given back, {} if nothing."""
@@ -87,7 +86,7 @@ class ChatWhole:
             {
                 "id": self._calls.call_id(call),
                 "type": "function",
-                "function": {"name": call.name, "arguments": "".join(pieces)},
+                "function": {"name": call.name, "arguments": join_halves("".join(pieces))},
             }
             for call, pieces in self._arguments.items()
         ]
@@ -95,7 +94,7 @@ class ChatWhole:
     def completion(self) -> dict[str, Any]:
         """The `chat.completion` that these chunks are the stream of. To be asked once."""
         calls = self.tool_calls()
-        texts = {name: "".join(pieces) for name, pieces in self._texts.items() if name != "content"}
+        texts = {name: join_halves("".join(pieces)) for name, pieces in self._texts.items() if name != "content"}
         content = self.text or (None if calls else "")
         message = {"role": "assistant", "content": content, **texts, **self._others}
         if calls:
@@ -114,21 +113,42 @@ class WholeReader:
         self._whole = ChatWhole(new_id)
         self.done = False
 
-    def feed(self, piece: bytes) -> None:
-        """Raises UpstreamFailed for what is no chunk, and for an error that comes as an event."""
-        for event in read_events(self._reader, piece, self._upstream):
-            if self.done or is_done(event):
+    def feed(self, piece: bytes) -> bytes:
+        """What of this read is the answer's: all of it, but for what comes after the event `[DONE]`.
+
+        Raises UpstreamFailed for what is no chunk, and for an error that comes as an event.
+        """
+        if self.done:
+            return b""
+        events = read_events(self._reader, piece, self._upstream)
+        for number, event in enumerate(events, 1):
+            if is_done(event):
                 self.done = True
-                return
+                return piece[: len(piece) - sum(map(len, events[number:])) - len(self._reader.rest)]
             if (chunk := read_chunk(event, self._upstream)) is not None:
                 self._whole.take(chunk)
+        return piece
 
-    def finish(self) -> bytes:
-        """The whole completion, as JSON. Raises UpstreamFailed where the stream was left before its end: as in a relay,
-        `[DONE]` is one, and a `finish_reason`."""
-        if not self.done and self._whole.finish_reason is None:
+    def finish(self) -> dict[str, Any]:
+        """The whole completion. Raises UpstreamFailed where the stream was left before its end: as in a relay, `[DONE]` is
+        one, and a `finish_reason`. A `[DONE]` needs no blank line if nothing follows."""
+        if not self.done and self._whole.finish_reason is None and not is_done(self._reader.rest):
             raise ended_early(self._upstream)
-        return compact_json(self._whole.completion())
+        return self._whole.completion()
+
+
+def put_together(stream: bytes, upstream: str, new_id: NewId) -> dict[str, Any]:
+    """The completion that a whole stream makes, as it makes it piece by piece. Raises UpstreamFailed as WholeReader does."""
+    reader = WholeReader(upstream, new_id)
+    reader.feed(stream)
+    return reader.finish()
+
+
+def join_halves(text: str) -> str:
+    """Both halves of a surrogate pair, which came by different ways, as the one character that a record reads them as."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def read_chunk(event: bytes, upstream: str) -> dict[str, Any] | None:

@@ -8,9 +8,10 @@ from typing import Any
 import trio
 
 from appliance.admission.grace import Grace
+from appliance.agents.answers import calls_of, read_completion
 from appliance.agents.recorded import MemorySink
 from appliance.agents.runner import AgentRun, Model, Tools
-from appliance.agents.step import Answered, CallModel
+from appliance.agents.step import Answered, CallModel, answered
 from appliance.agents.transcript import Ended, Head, ModelStep, Requested, Routed, Step, ToolDone, ToolStep
 from appliance.config.agent_specs import AgentSpec
 
@@ -51,7 +52,10 @@ def plan(turn: int, step: int, text: str = "think") -> ModelStep:
 
 
 def action(turn: int, step: int, text: str = "", *calls: Requested, response: bytes | None = None) -> ModelStep:
-    return ModelStep("assistant", turn, step, b"{}", response or said(text, *map(_wire, calls)), text, calls)
+    """An action that called these, or what stands in this response."""
+    body = response if response is not None else said(text, *map(_wire, calls))
+    found = calls or calls_of(turn, read_completion(body))
+    return ModelStep("assistant", turn, step, b"{}", body, text, found or (), misuses_tools=found is None)
 
 
 def ran(turn: int, step: int, requested: Requested, io_bytes: int = 0, **result: Any) -> ToolStep:
@@ -82,7 +86,7 @@ class ScriptedModel(Model):
         given = self.answers[len(self.asked) - 1]
         if isinstance(given, Exception):
             raise given
-        return Answered(call.request, given(call) if callable(given) else given)
+        return answered(call.request, given(call) if callable(given) else given)
 
 
 @dataclass(eq=False)

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.admission.grace import Grace
-from appliance.agents.answers import MAX_ARGUMENT_CHARS, MAX_NAME_CHARS, InvalidToolCall, read_calls, read_text
+from appliance.agents.answers import (
+    MAX_ARGUMENT_CHARS,
+    MAX_NAME_CHARS,
+    InvalidToolCall,
+    read_calls,
+    read_completion,
+    read_text,
+)
 from appliance.agents.step import INVALID_CALL, MAX_TOOL_CALLS, TOOL_CALLS
 from appliance.agents.verify import verify_run
 from appliance.protocol.canonical import canonical_json
@@ -35,12 +42,13 @@ def answer(content: Any = "", *arguments: Any) -> bytes:
     ],
 )
 def test_text_is_what_was_said_and_nothing_else(content: Any, text: str) -> None:
-    assert read_text(answer(content)) == text
+    assert read_text(read_completion(answer(content))) == text
 
 
 @pytest.mark.parametrize("response", [b"", b"[" * 100_000, b"\xff\xfe", b'{"choices":5}', b'"choices"', b"[1]"])
 def test_an_answer_that_is_none_says_and_calls_nothing(response: bytes) -> None:
-    assert (read_text(response), read_calls(response, "0")) == ("", ())
+    completion = read_completion(response)
+    assert (read_text(completion), read_calls(completion, "0")) == ("", ())
 
 
 @pytest.mark.parametrize(
@@ -64,29 +72,29 @@ def test_an_answer_that_is_none_says_and_calls_nothing(response: bytes) -> None:
 )
 def test_arguments_that_no_record_could_hold_are_no_call(arguments: Any) -> None:
     with pytest.raises(InvalidToolCall):
-        read_calls(answer("", arguments), "0")
+        read_calls(read_completion(answer("", arguments)), "0")
 
 
 @pytest.mark.parametrize("entry", [None, 5, {}, {"function": 5}, {"function": {"name": 5}}, {"function": {"name": ""}}])
 def test_a_call_without_a_name_is_none(entry: Any) -> None:
-    response = json.dumps({"choices": [{"message": {"tool_calls": [entry]}}]}).encode()
+    completion = {"choices": [{"message": {"tool_calls": [entry]}}]}
     with pytest.raises(InvalidToolCall):
-        read_calls(response, "0")
+        read_calls(completion, "0")
 
 
 def test_a_name_without_end_is_none() -> None:
     with pytest.raises(InvalidToolCall):
-        read_calls(said("", {"name": "n" * (MAX_NAME_CHARS + 1), "arguments": "{}"}), "0")
+        read_calls(read_completion(said("", {"name": "n" * (MAX_NAME_CHARS + 1), "arguments": "{}"})), "0")
 
 
 @pytest.mark.parametrize("tool_calls", [{}, "x", 5])
 def test_tool_calls_that_are_no_list_are_refused_unless_they_are_nothing(tool_calls: Any) -> None:
-    response = json.dumps({"choices": [{"message": {"tool_calls": tool_calls}}]}).encode()
+    completion = {"choices": [{"message": {"tool_calls": tool_calls}}]}
     if tool_calls:
         with pytest.raises(InvalidToolCall):
-            read_calls(response, "0")
+            read_calls(completion, "0")
     else:
-        assert read_calls(response, "0") == ()
+        assert read_calls(completion, "0") == ()
 
 
 async def test_more_calls_at_once_than_any_run_may_make_end_the_run() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.agents.answers import read_calls, read_completion
 from appliance.agents.step import (
     INVALID_CALL,
     MAX_RESULT_CHARS,
@@ -16,7 +17,6 @@ from appliance.agents.step import (
     CallModel,
     Finish,
     RunTools,
-    calls_of,
     decide_next,
 )
 from appliance.agents.transcript import Requested
@@ -107,7 +107,7 @@ def test_what_ends_a_run(spec: dict[str, Any], steps: Any, error: str) -> None:
 
 def test_arguments_may_be_an_object_or_nothing() -> None:
     for arguments, expected in ((({"a": 1}), {"a": 1}), ("", {}), (None, {}), ("  ", {})):
-        [one] = calls_of(0, said("", {"name": "noop", "arguments": arguments}))
+        [one] = read_calls(read_completion(said("", {"name": "noop", "arguments": arguments})), "0")
         assert one.arguments == expected
 
 
@@ -115,10 +115,10 @@ def test_calls_have_ids_of_ours_so_that_doubled_ones_are_told_apart() -> None:
     response = json.loads(said("", call(n=1), call(n=2)))
     for entry in response["choices"][0]["message"]["tool_calls"]:
         entry["id"] = "same"
-    one, two = calls_of(0, json.dumps(response).encode())
+    one, two = read_calls(response, "0")
     assert one.id != two.id
-    assert calls_of(0, json.dumps(response).encode()) == (one, two)
-    assert calls_of(1, json.dumps(response).encode())[0].id != one.id
+    assert read_calls(response, "0") == (one, two)
+    assert read_calls(response, "1")[0].id != one.id
 
 
 def test_one_system_message_stands_first_and_holds_all_instructions() -> None:

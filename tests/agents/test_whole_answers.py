@@ -1,4 +1,4 @@
-"""Runs whose models were asked for whole answers: those recorded before agents streamed, and calls that fell back."""
+"""Runs whose recorded answers are whole ones: of older versions, whole or put together, and calls that fell back."""
 
 import json
 from dataclasses import replace
@@ -18,6 +18,9 @@ from tests.agents.support import ScriptedModel, ScriptedTools, call, make_head, 
 
 # Three runs of the gateway as it was then: one with two tools, a fork of it onto another model, one that failed.
 RUNS: list[list[dict[str, Any]]] = json.loads((Path(__file__).parent / "whole_answers.json").read_text())
+
+# The same of the version after it: models were asked for streams, and the completion put together was recorded.
+PUT_TOGETHER: list[list[dict[str, Any]]] = json.loads((Path(__file__).parent / "put_together_answers.json").read_text())
 
 
 async def verify(events: Any) -> Verdict:
@@ -64,6 +67,21 @@ async def test_a_run_that_was_recorded_before_agents_streamed_verifies(number: i
     assert not any(streams(event) for event in RUNS[number] if "request" in event)
     verdict = await verify(RUNS[number])
     assert (verdict.identical, verdict.divergence) == (True, None)
+
+
+@pytest.mark.parametrize("number", range(len(PUT_TOGETHER)))
+async def test_a_run_that_was_recorded_with_its_streams_put_together_verifies_and_forks(number: int) -> None:
+    events = PUT_TOGETHER[number]
+    assert all(streams(event) for event in events if "request" in event)
+    verdict = await verify(events)
+    assert (verdict.identical, verdict.divergence) == (True, None)
+    transcript = read_transcript(events)
+    for at in range(len(transcript.steps) + 1):
+        forked = await fork(transcript, at, ScriptedModel([said("live")] * 4))
+        assert [event.get("response") for event in forked[1 : 1 + at]] == [
+            event.get("response") for event in events[1 : 1 + at]
+        ]
+        assert (await verify(forked)).identical
 
 
 @pytest.mark.parametrize("number", range(len(RUNS)))

@@ -90,11 +90,20 @@ async def dispatcher(tmp_path: Path) -> AsyncIterator[Dispatcher]:
 
 async def test_the_stream_is_asked_for_with_its_usage_and_put_together(dispatcher: Dispatcher) -> None:
     backend = Backend()
-    whole = json.loads(await answer_by_stream(dispatcher, job_of(backend), new_id))
+    whole = (await answer_by_stream(dispatcher, job_of(backend), new_id)).completion
     assert whole["choices"][0]["message"]["content"] == "Hello"
     [call] = backend.calls
     assert (call.raw, call.body["stream"], call.body["stream_options"]) == (None, True, {"include_usage": True})
     assert backend.open == 0
+
+
+async def test_what_is_received_is_told_up_to_the_end_of_the_answer(dispatcher: Dispatcher) -> None:
+    received: list[bytes] = []
+    pieces = [b": hi\n\n", said("Hel"), said("lo") + DONE[:-1], DONE[-1:] + b"data: no JSON\n\n", said("more")]
+    job = job_of(Backend(iter(pieces)))
+    streamed = await answer_by_stream(dispatcher, job, new_id, on_received=received.append)
+    assert b"".join(received) == b": hi\n\n" + said("Hel") + said("lo") + DONE
+    assert (streamed.completion["choices"][0]["message"]["content"], streamed.whole) == ("Hello", None)
 
 
 async def test_silence_is_bounded_as_in_any_stream_and_all_of_it_as_a_whole_answer(dispatcher: Dispatcher) -> None:

@@ -11,13 +11,18 @@ import trio
 
 from tests.asgi import open_call
 from tests.fakes.http import Request
+from tests.fakes.ollama import open_fake_ollama
 from tests.fakes.openai_chat import (
+    DONE,
     EVENTS_HEAD,
+    LAST,
     WORD,
     FakeOpenAIChat,
+    Script,
     answer,
     chat_answer,
     chunked,
+    event,
     open_fake_openai_chat,
     raw,
 )
@@ -30,16 +35,23 @@ SPECS = {"default": {"model": "gpu:small"}, "hurried": {"model": "gpu:small", "m
 
 
 @asynccontextmanager
-async def model_server(tmp_path: Path) -> AsyncIterator[tuple[House, FakeOpenAIChat]]:
+async def serving(tmp_path: Path, backend: Any, **settings: str) -> AsyncIterator[House]:
+    """A house with this one backend, at rest again when it is left."""
+    (tmp_path / "backends.yaml").write_text(json.dumps({"backends": {"gpu": backend}}))  # JSON is YAML
+    (tmp_path / "specs.json").write_text(json.dumps(SPECS))
+    paths = {"BACKENDS_CONFIG_PATH": str(tmp_path / "backends.yaml"), "AGENT_SPECS_PATH": str(tmp_path / "specs.json")}
+    async with open_house_with_records(tmp_path, **paths, **settings) as house:
+        yield house
+        assert house.inflight() == 0
+
+
+@asynccontextmanager
+async def model_server(tmp_path: Path, **settings: str) -> AsyncIterator[tuple[House, FakeOpenAIChat]]:
     """A house whose one model server is a fake; both are at rest again when it is left."""
     async with open_fake_openai_chat() as fake:
         backend = {"provider": "openai", "base_url": fake.base_url, "supported_capabilities": ["chat"]}
-        (tmp_path / "backends.yaml").write_text(json.dumps({"backends": {"gpu": backend}}))  # JSON is YAML
-        (tmp_path / "specs.json").write_text(json.dumps(SPECS))
-        paths = {"BACKENDS_CONFIG_PATH": str(tmp_path / "backends.yaml")}
-        async with open_house_with_records(tmp_path, AGENT_SPECS_PATH=str(tmp_path / "specs.json"), **paths) as house:
+        async with serving(tmp_path, backend, **settings) as house:
             yield house, fake
-            assert house.inflight() == 0
             with trio.fail_after(10):
                 await fake.changes.until(lambda: fake.working == 0)
 
@@ -65,9 +77,94 @@ async def test_models_are_asked_for_streams_and_the_record_says_so(tmp_path: Pat
     plan, act = done["events"][1:3]
     assert [plan["request"], act["request"]] == [request.body.decode() for request in fake.requests]
     assert all(payload["stream"] and payload["stream_options"]["include_usage"] for payload in fake.payloads)
-    whole = json.loads(act["response"])
-    assert (whole["object"], whole["choices"][0]["finish_reason"]) == ("chat.completion", "stop")
+    assert act["response"].startswith('data: {"')
+    assert act["response"].endswith("data: [DONE]\n\n")
     assert (done["output_text"], act["usage"]) == ("Hello there", {"prompt_tokens": 3, "completion_tokens": 2})
+
+
+def sent(*pieces: bytes) -> Script:
+    """An event stream in these packets."""
+
+    async def script(fake: FakeOpenAIChat, request: Request) -> None:
+        await request.send_raw(EVENTS_HEAD)
+        for piece in pieces:
+            await request.send_raw(chunked(piece))
+            await trio.sleep(0.001)  # a packet of its own
+        await request.send_raw(b"0\r\n\r\n")
+
+    return script
+
+
+CUT = WORD.index("☃".encode()) + 1
+CRLF = (WORD + LAST).replace(b"\n", b"\r\n")
+LONG = WORD * 200  # beyond what stays in a line
+STREAMS = {
+    "in one": ([WORD + LAST + DONE], b""),
+    "byte by byte": ([bytes([byte]) for byte in WORD[:40]] + [WORD[40:], LAST, DONE], b""),
+    "a character cut": ([WORD[:CUT], WORD[CUT:] + LAST, DONE], b""),
+    "CRLF, comments": ([b": hi\r\n\r\n", CRLF, b": keep-alive\r\n\r\n", b"data: [DONE]\r\n\r\n"], b""),
+    "a mark": ([b"\xef\xbb", b"\xbf" + WORD, DONE], b""),
+    "any bytes in a comment": ([WORD, b": \xff\xfe\xed\xa0\xbd\n\n", DONE], b""),
+    "no [DONE]": ([WORD, LAST, b": bye"], b""),
+    "more after [DONE]": ([WORD, DONE], b": bye\n\ndata: no JSON\n\n"),
+    "long": ([LONG, b": \xff\n\n", DONE], b""),
+}
+
+
+@pytest.mark.parametrize(("name", "mode"), [*((name, "per_run") for name in STREAMS), ("long", "ndjson")])
+async def test_what_a_server_sent_is_in_the_transcript_byte_for_byte(tmp_path: Path, name: str, mode: str) -> None:
+    pieces, after = STREAMS[name]
+    async with model_server(tmp_path, AGENT_RUNS_LOG_MODE=mode) as (house, fake):
+        fake.script = sent(*pieces[:-1], pieces[-1] + after)
+        done = await run(house)
+        stored = await house.components.agents.store.load(done["run_id"])
+        forked = (await house.post(f"{REPLAY}/{done['run_id']}", {"mode": "fork", "from_step": 2})).json()
+        verdicts = [await verdict(house, each["run_id"]) for each in (done, forked)]
+    assert done["ok"], done["error"]
+    assert done["output_text"] == "Grüße ☃" * (200 if name == "long" else 1)
+    assert verdicts == [{"identical": True, "steps": 2}] * 2
+    assert stored is not None
+    assert stored.flaw is None
+    received = [event["response"].encode("utf-8", "surrogateescape") for event in stored.events[1:3]]
+    assert received == [b"".join(pieces)] * 2
+    assert [event.get("blobs", {}).keys() for event in done["events"][1:3]] == [
+        {"response"} if name == "long" else set()
+    ] * 2
+
+
+async def test_of_a_server_that_does_not_stream_its_own_body_is_kept(tmp_path: Path) -> None:
+    """Not the events that are made of it."""
+    body = b' {"usage": {"prompt_tokens": 1, "completion_tokens": 2},\n"choices": [{"message": {"content": "all \xe2\x98\x83"}}]}'
+    async with model_server(tmp_path) as (house, fake):
+        fake.script = answer(200, body)
+        done = await run(house)
+        assert await verdict(house, done["run_id"]) == {"identical": True, "steps": 2}
+    assert (done["output_text"], len(fake.requests)) == ("all ☃", 2)
+    for step in done["events"][1:3]:
+        assert step["response"].encode() == body
+        assert step["usage"] == {"prompt_tokens": 1, "completion_tokens": 2}
+
+
+async def test_an_answer_that_failed_is_no_step(tmp_path: Path) -> None:
+    async with model_server(tmp_path) as (house, fake):
+        for script in (sent(WORD), sent(WORD, event({"error": {"message": "out of memory"}})), sent(b"data: \xff\n\n")):
+            fake.script = script
+            done = await run(house)
+            assert [each["type"] for each in done["events"]] == ["run_started", "run_failed"]
+            assert done["error"].startswith("gpu ")
+            assert await verdict(house, done["run_id"]) == {"identical": True, "steps": 0}
+
+
+async def test_of_ollama_what_its_lines_were_translated_to_is_kept(tmp_path: Path) -> None:
+    async with open_fake_ollama() as fake:
+        backend = {"provider": "ollama", "base_url": fake.base_url, "supported_capabilities": ["chat"]}
+        async with serving(tmp_path, backend) as house:
+            done = await run(house)
+            assert await verdict(house, done["run_id"]) == {"identical": True, "steps": 2}
+    events = done["events"][2]["response"].split("\n\n")
+    assert json.loads(events[0].removeprefix("data: "))["object"] == "chat.completion.chunk"
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert done["output_text"] == "Grüße ☃"
 
 
 @pytest.mark.parametrize("words", [0, 2], ids=["before its first word", "between words"])

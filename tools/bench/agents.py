@@ -184,7 +184,7 @@ def _has_child(pid: int) -> bool:
 def _name(pid: str) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it ended before it was opened, or before it was read
         return ""
 
 
