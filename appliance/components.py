@@ -19,6 +19,7 @@ from appliance.dispatch.catalogue import Catalogue
 from appliance.dispatch.dispatch import Dispatcher
 from appliance.dispatch.repeats import Repeats
 from appliance.dispatch.routing import build_router
+from appliance.host.heap import Heap, find_allocator
 from appliance.protocol.ids import IdMaker, NewId
 from appliance.storage.images import ImageStore
 from appliance.storage.journal import RequestJournal
@@ -69,6 +70,7 @@ class Components:
     repeats: Repeats
     spool: Spool
     signer: UrlSigner
+    heap: Heap
     journal: RequestJournal | None
     tool_records: RecordLog
     toolbus: ToolBus
@@ -142,6 +144,7 @@ async def open_components(
             repeats=Repeats(stores.images, ttl_s=settings.ui_image_ttl_sec),
             spool=stores.spool,
             signer=stores.signer,
+            heap=Heap(find_allocator()),
             journal=stores.journal,
             tool_records=stores.tool_records,
             toolbus=bus,

@@ -125,6 +125,7 @@ class _Process:
         async with trio.open_nursery() as nursery:
             await nursery.start(run_sweeper, components.images, SWEEP_INTERVAL_S)
             await nursery.start(probe)
+            await nursery.start(components.heap.run)
             yield
             nursery.cancel_scope.cancel()
 

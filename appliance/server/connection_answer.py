@@ -16,6 +16,7 @@ _LINES = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+: [\t\x20-\x7e\x80-\xff]*\r
 _CLOSE = b"connection: close\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
+_ONE_SEND_BYTES = 65_536  # to put a head before more than that is a copy that costs more than a send of its own
 
 
 class BadAnswer(Exception):
@@ -61,14 +62,18 @@ class AnswerFraming:
             text += _CLOSE
         self._head = b"%b%b%b\r\n" % (_status_line(status), text, _date_line(int(time.time())))
 
-    def whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, last: bool) -> bytes:
-        """Head and body of an answer whose headers say its length and nothing else of its framing. Raises BadAnswer."""
+    def whole(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, last: bool
+    ) -> tuple[bytes, bytes]:
+        """An answer whose headers say its length and nothing else of its framing: its first send, and what is left
+        for a second, if it is long. Raises BadAnswer."""
         self.last = last
         text = _checked([b"%b: %b\r\n" % header for header in headers])
         close = _CLOSE if last else b""
-        bodiless = self._bodiless or status in _BODILESS
         head = b"%b%b%b%b\r\n" % (_status_line(status), text, close, _date_line(int(time.time())))
-        return head if bodiless else head + body
+        if self._bodiless or status in _BODILESS:
+            return head, b""
+        return (head + body, b"") if len(body) <= _ONE_SEND_BYTES else (head, body)
 
     def take_head(self) -> bytes:
         """The head, if it has not been taken yet."""

@@ -114,10 +114,12 @@ class LaneCall:
         if self.closed:
             await trio.lowlevel.checkpoint()
             return
-        data = self._framing.whole(status, headers, body, last=self._lane.is_last(self.left))
+        first, rest = self._framing.whole(status, headers, body, last=self._lane.is_last(self.left))
         await self._lane.line_up()
         self.begun = True
-        await self._lane.write(data)
+        await self._lane.write(first)
+        if rest:
+            await self._lane.write(rest)
         if not self.closed:
             self.close()
             self._lane.note_answered()

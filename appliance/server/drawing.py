@@ -43,6 +43,7 @@ class Order:
 
 async def serve_drawing(components: Components, request: Request, order: Order) -> Answer:
     """Admit, then draw or stream. Raises GatewayError until the first byte; after it, errors are events."""
+    request.visit.stack.enter_context(components.heap.in_use())
     job, draw_it = await _attach(components, request, order) or _start(components, request, order)
     if order.request.stream:
         return _stream(request.visit, ImageEvents(order.action, order.request), job, draw_it)
