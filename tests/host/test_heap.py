@@ -8,26 +8,13 @@ import trio
 import trio.testing
 
 from appliance.host.heap import QUIET_S, Heap, find_allocator
-
-
-class Recorder:
-    """An allocator that only remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.kept = 0
-        self.given_back: list[float] = []
-
-    def keep(self) -> None:
-        self.kept += 1
-
-    def give_back(self) -> None:
-        self.given_back.append(trio.current_time())
+from tests.allocator import AllocatorRecorder
 
 
 async def test_memory_goes_back_a_moment_after_the_last_one_left(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    allocator = Recorder()
+    allocator = AllocatorRecorder()
     heap = Heap(allocator)
     await nursery.start(heap.run)
     began = trio.current_time()
@@ -43,7 +30,7 @@ async def test_memory_goes_back_a_moment_after_the_last_one_left(
 async def test_it_is_kept_while_another_one_needs_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    allocator = Recorder()
+    allocator = AllocatorRecorder()
     heap = Heap(allocator)
     await nursery.start(heap.run)
     with heap.in_use():
@@ -56,7 +43,7 @@ async def test_it_is_kept_while_another_one_needs_it(
 
 
 async def test_one_after_the_other_is_no_pause(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    allocator = Recorder()
+    allocator = AllocatorRecorder()
     heap = Heap(allocator)
     await nursery.start(heap.run)
     for _ in range(50):
@@ -69,7 +56,7 @@ async def test_one_after_the_other_is_no_pause(autojump_clock: trio.testing.Mock
 
 
 async def test_an_idle_heap_wakes_for_nothing(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    await nursery.start(Heap(Recorder()).run)
+    await nursery.start(Heap(AllocatorRecorder()).run)
     await trio.testing.wait_all_tasks_blocked()
     assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
 

@@ -10,7 +10,9 @@ import pytest
 import trio
 import trio.testing
 
+from appliance.host.heap import QUIET_S
 from appliance.upstream.health import Health
+from tests.allocator import AllocatorRecorder
 from tests.asgi import call, open_call
 from tests.gated_backend import PNG, GatedBackend
 from tests.house import AUTH, GENERATIONS, open_house
@@ -221,3 +223,23 @@ async def test_a_server_that_is_known_to_draw_to_the_end_is_asked_to_be_held(
         house.components.health.record("gpu_heavy", Health(required=False, unstoppable=True))
         await house.draw(response_format="b64_json")
     assert [call.unstoppable for call in backend.calls] == [False, True]
+
+
+async def test_memory_is_kept_for_pictures_and_given_back_in_the_pause(
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    allocator = AllocatorRecorder()
+    monkeypatch.setattr("appliance.components.find_allocator", lambda: allocator)
+    async with open_house(tmp_path) as house:
+        await nursery.start(house.components.heap.run)
+        await house.ask("GET", "/health")
+        assert allocator.kept == 0
+        assert (await house.draw()).status == 200
+        assert allocator.kept == 1
+        assert allocator.given_back == []
+        await trio.sleep(3 * QUIET_S)
+        assert len(allocator.given_back) == 1
+        nursery.cancel_scope.cancel()
