@@ -57,10 +57,29 @@ def fork(
 
 @agent.command(help="Show the timeline of a run: what was said and called, how long it took, what it cost in tokens.")
 @id_argument("run", "run_id")
+@click.option("--sent", type=click.IntRange(min=0), metavar="STEP", help="The bytes that this step sent to the model.")
+@click.option("--received", type=click.IntRange(min=0), metavar="STEP", help="The bytes that it received.")
 @gateway_options
 @_as_json
-def show(run_id: str, *, base_url: str | None, token: str | None, insecure: bool, as_json: bool) -> int:
-    answer = asked(base_url, token, insecure=insecure).get(f"/v1/agent/replay/{run_id}")
+def show(
+    run_id: str,
+    sent: int | None,
+    received: int | None,
+    *,
+    base_url: str | None,
+    token: str | None,
+    insecure: bool,
+    as_json: bool,
+) -> int:
+    whole = sent is not None or received is not None
+    answer = asked(base_url, token, insecure=insecure).get(
+        f"/v1/agent/replay/{run_id}{'?payloads=true' if whole else ''}"
+    )
+    if whole:
+        for step, name in ((sent, "request"), (received, "response")):
+            if step is not None:
+                click.echo(_bytes_of(answer.json()["events"], step, name), nl=False)
+        return 0
     if as_json:
         click.echo(answer.body.decode("utf-8"))
         return 0
@@ -129,6 +148,16 @@ def _carry_out(gateway: Asked, path: str, body: Mapping[str, Any], *, as_json: b
     if last.get("type") not in _ENDS:
         raise Unavailable(f"the answer broke off: `appliance agent show {run_id}` says how far the run came")
     return 0 if last["ok"] else 1
+
+
+def _bytes_of(events: Sequence[Mapping[str, Any]], step: int, name: str) -> bytes:
+    """What a model call sent or received, as it went over the wire."""
+    for event in events:
+        if event.get("step") == step and isinstance(event.get(name), str):
+            return str(event[name]).encode("utf-8", "surrogateescape")
+    raise click.UsageError(
+        f"step {step} of this run is no model call: `appliance agent show RUN_ID --json` has them all"
+    )
 
 
 def _say(event: Mapping[str, Any]) -> None:

@@ -142,7 +142,17 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
         )
     },
     "/v1/agent/replay/<run_id>": {
-        "GET": Operation("The transcript of a run, byte for byte.", "Transcript", errors=(404,)),
+        "GET": Operation(
+            "The transcript of a run, byte for byte.",
+            "Transcript",
+            parameters=(
+                _in_query(
+                    "payloads",
+                    {"type": "boolean", "description": "What was too long for its event, in its place."},
+                ),
+            ),
+            errors=(404,),
+        ),
         "POST": Operation(
             "Verify it, or fork it.",
             {"anyOf": [ref("Verdict"), ref("Transcript")]},

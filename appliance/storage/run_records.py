@@ -27,6 +27,20 @@ class StoredRun:
     flaw: tuple[int, str] | None = None
 
 
+def whole_lines(run: StoredRun) -> tuple[bytes, ...]:
+    """The lines with long payloads back in their places; those from a flaw on stay as they are stored."""
+    sound = len(run.events)
+    return tuple(map(_whole_line, run.lines[:sound], run.events)) + run.lines[sound:]
+
+
+def _whole_line(line: bytes, event: Mapping[str, Any]) -> bytes:
+    if b'"blobs":{' not in line:
+        return line
+    stored = json.loads(line)
+    del stored["blobs"]
+    return canonical_json({**stored, **event}).encode("ascii")
+
+
 def read_run(lines: Sequence[bytes], load: Load) -> StoredRun:
     """Every event up to the first that is not what was written."""
     events: list[Mapping[str, Any]] = []

@@ -178,6 +178,21 @@ def test_a_run_is_shown_again_and_listed(appliance: Commands) -> None:
     assert appliance.json("agent", "list", "--failed", "--agent", "default")["data"] == []
 
 
+def test_what_a_step_sent_and_received_is_given_byte_for_byte(appliance: Commands) -> None:
+    run_id = run_of(appliance, "count this")
+    assert appliance("agent", "show", run_id, "--sent", "0") == 0
+    sent = appliance.said
+    assert json.loads(sent)["messages"][-1]["content"] == "count this"
+    assert appliance("agent", "show", run_id, "--received", "0") == 0
+    received = appliance.said
+    assert received.startswith("data: {")
+    assert received.endswith("data: [DONE]\n\n")
+    stored = appliance.json("agent", "show", run_id)["events"][1]
+    assert (stored["request"], stored["response"]) == (sent, received)
+    assert appliance("agent", "show", run_id, "--received", "2") == 2
+    assert "step 2 of this run is no model call" in appliance.complained
+
+
 def test_a_run_forks_onto_another_model(appliance: Commands) -> None:
     run_id = run_of(appliance, "count this")
     assert appliance("agent", "fork", run_id, "--step", "3", "--model", "mock:second") == 0

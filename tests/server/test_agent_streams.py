@@ -120,7 +120,12 @@ async def test_what_a_server_sent_is_in_the_transcript_byte_for_byte(tmp_path: P
         stored = await house.components.agents.store.load(done["run_id"])
         forked = (await house.post(f"{REPLAY}/{done['run_id']}", {"mode": "fork", "from_step": 2})).json()
         verdicts = [await verdict(house, each["run_id"]) for each in (done, forked)]
+        shown = (await house.ask("GET", f"{REPLAY}/{done['run_id']}?payloads=true", headers=AUTH)).json()
     assert done["ok"], done["error"]
+    assert [event["response"].encode("utf-8", "surrogateescape") for event in shown["events"][1:3]] == [
+        b"".join(pieces)
+    ] * 2
+    assert all("blobs" not in event and event["hash"] for event in shown["events"])
     assert done["output_text"] == "Grüße ☃" * (200 if name == "long" else 1)
     assert verdicts == [{"identical": True, "steps": 2}] * 2
     assert stored is not None

@@ -191,6 +191,14 @@ async def test_what_is_no_run_is_refused_by_name(
     assert (answer.status, error["code"], error["param"]) == (status, code, param)
 
 
+@pytest.mark.parametrize("query", ["payloads=maybe", "payloads=", "payload=true", "payloads=true&payloads=true"])
+async def test_a_transcript_is_asked_for_in_words_that_are_known(tmp_path: Path, query: str) -> None:
+    async with agents(tmp_path) as house:
+        done = await run(house, "hi")
+        answer = await house.ask("GET", f"{REPLAY}/{done['run_id']}?{query}", headers=AUTH)
+    assert (answer.status, answer.json()["error"]["code"]) == (400, "invalid_request")
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"mode": "redo"}, {"mode": "fork"}, {"mode": "fork", "from_step": -1}, {"mode": "fork", "from_step": True}],

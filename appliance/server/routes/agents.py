@@ -1,7 +1,7 @@
 """`/v1/agent`: running an agent, showing a run, doing it again, forking it, and listing the runs there were."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -14,6 +14,7 @@ from appliance.server.callers import run_caller
 from appliance.server.exchange import Answer, DirectRoutes, Request, json_answer
 from appliance.server.running import serve_run
 from appliance.storage.run_index import RunRow
+from appliance.storage.run_records import whole_lines
 
 _CURSOR = re.compile(r"([0-9]{1,12}\.[0-9]{1,6})-(run-[0-9a-f]{24})")
 _FLAGS: Mapping[str, bool] = {"true": True, "false": False}
@@ -29,21 +30,22 @@ def agent_routes(components: Components) -> DirectRoutes:
         return await serve_run(agents, request.visit, ready, stream=wanted.stream)
 
     async def runs(request: Request) -> Answer:
-        query = _query(request.query)
+        query = _query(request.query, {"limit", "cursor", "agent", "ok"})
         limit = _limit(query.get("limit"))
         rows = await agents.store.newest(
             limit=limit + 1,
             owner=run_caller(request.visit).tools.owner,
             agent=query.get("agent"),
-            ok=_flag(query.get("ok")),
+            ok=_flag(query.get("ok"), "ok"),
             before=_cursor(query.get("cursor")),
         )
         more = _cursor_of(rows[limit - 1]) if len(rows) > limit else None
         return json_answer({"object": "list", "data": [_shown(row) for row in rows[:limit]], "next_cursor": more})
 
     async def show(request: Request) -> Answer:
+        whole = _flag(_query(request.query, {"payloads"}).get("payloads"), "payloads")
         stored = await agents.load(run_caller(request.visit), request.variable)
-        return Answer(transcript_json(stored.lines))
+        return Answer(transcript_json(whole_lines(stored) if whole else stored.lines))
 
     async def do_again(request: Request) -> Answer:
         wanted = parse_replay(request.json())
@@ -61,12 +63,12 @@ def agent_routes(components: Components) -> DirectRoutes:
     }
 
 
-def _query(raw: bytes) -> Mapping[str, str]:
+def _query(raw: bytes, known: Set[str]) -> Mapping[str, str]:
     pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=16)
     query = dict(pairs)
     for name in query:
-        if name not in {"limit", "cursor", "agent", "ok"}:
-            raise InvalidRequest(f"{name[:64]!r} is unknown here: send limit, cursor, agent, ok.", param=name[:64])
+        if name not in known:
+            raise InvalidRequest(f"{name[:64]!r} is unknown here: send {', '.join(sorted(known))}.", param=name[:64])
     if len(query) != len(pairs):
         raise InvalidRequest("A parameter was sent twice: send each once.")
     return query
@@ -80,9 +82,9 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def _flag(text: str | None) -> bool | None:
+def _flag(text: str | None, name: str) -> bool | None:
     if text is not None and text not in _FLAGS:
-        raise InvalidRequest("ok must be true or false.", param="ok")
+        raise InvalidRequest(f"{name} must be true or false.", param=name)
     return None if text is None else _FLAGS[text]
 
 
