@@ -11,6 +11,7 @@ QUIET_S = 1.0
 
 # malloc.h of glibc. Whoever sets one of them switches off that the other moves by itself, so both are set.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+DEFAULT_BYTES = 128 << 10  # of both
 KEPT_BYTES = 64 << 20  # free at the top of the heap: some pictures at a time, each several times over
 LARGEST_ON_HEAP_BYTES = 32 << 20  # the most that glibc takes on 64 bits; what is larger comes and goes by itself
 
@@ -22,7 +23,7 @@ class Allocator(Protocol):
         """Free memory is kept from now on, up to KEPT_BYTES."""
 
     def give_back(self) -> None:
-        """What is free goes back to the system."""
+        """What is free goes back to the system, and does so by itself until `keep` is called again."""
 
 
 class Heap:
@@ -79,6 +80,9 @@ class Glibc:
             self._mallopt(M_MMAP_THRESHOLD, LARGEST_ON_HEAP_BYTES)
 
     def give_back(self) -> None:
+        self._keeps = False
+        self._mallopt(M_TRIM_THRESHOLD, DEFAULT_BYTES)
+        self._mallopt(M_MMAP_THRESHOLD, DEFAULT_BYTES)
         self._malloc_trim(0)
 
 
