@@ -80,6 +80,7 @@ blocks = [b"x" * (1 << 20) for _ in range(41)]
 before = resident()
 del blocks[:-1]
 kept = resident()
+blocks.clear()
 allocator.give_back()
 after = resident()
 blocks = [b"x" * (1 << 20) for _ in range(41)]
