@@ -23,7 +23,7 @@ class Allocator(Protocol):
         """Free memory is kept from now on, up to KEPT_BYTES."""
 
     def give_back(self) -> None:
-        """What is free goes back to the system, and does so by itself until `keep` is called again."""
+        """What is free goes back to the system; what is more than that does by itself, until `keep` is called again."""
 
 
 class Heap:
