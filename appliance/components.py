@@ -12,7 +12,7 @@ from appliance.admission.grace import Grace
 from appliance.admission.leases import Leases
 from appliance.agents.admission import RunAdmission
 from appliance.agents.agents import Agents
-from appliance.backends.registry import LANGUAGE_BACKENDS
+from appliance.backends.registry import LANGUAGE_BACKENDS, WEBSOCKET_PROVIDERS
 from appliance.config.loading import Configuration
 from appliance.config.settings import Settings
 from appliance.dispatch.catalogue import Catalogue
@@ -120,7 +120,8 @@ async def open_components(
     router = build_router(settings, configuration.backends, configuration.aliases)
     make_id = IdMaker()
     https = any(one.base_url.startswith("https:") for one in classes.values())
-    async with open_upstream(settings, observe=metrics.note_upstream, https=https) as upstream:
+    websockets = any(one.provider in WEBSOCKET_PROVIDERS for one in classes.values())
+    async with open_upstream(settings, observe=metrics.note_upstream, https=https, websockets=websockets) as upstream:
         catalogue = _make_catalogue(configuration, upstream)
         dispatcher = Dispatcher(settings, configuration.backends, health, leases, upstream, grace, router)
         tools = ToolEnvironment(

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.backends.base import ImageCall, ImageResult
 from appliance.backends.comfyui_answers import node_trouble, pictures_of, refusal
@@ -24,7 +24,9 @@ from appliance.protocol.errors import InvalidRequest, UpstreamFailed, UpstreamTi
 from appliance.protocol.images import Image
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.failures import parse_json_object
-from appliance.upstream.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from appliance.upstream.websocket import WebSocket
 
 _DEFAULT_STRENGTH = 0.75  # A1111's, for a picture without a mask
 _DISTILLED_GUIDANCE = 1.0  # ComfyUI's word for none
@@ -152,7 +154,7 @@ async def _upload(server: Server, new_id: Callable[[], str]) -> dict[InputName, 
     return files
 
 
-async def _open_socket(server: Server, client_id: str, stack: AsyncExitStack) -> WebSocket | None:
+async def _open_socket(server: Server, client_id: str, stack: AsyncExitStack) -> "WebSocket | None":
     """The socket of this job, open before it is submitted; None where there is none to be had: the history tells too."""
     try:
         websocket = await stack.enter_async_context(server.upstream.open_websocket(server.socket_call(client_id)))

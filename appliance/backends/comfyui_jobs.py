@@ -7,7 +7,7 @@ the job's first node is lost (starting resets the flag), so it is said again whi
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
@@ -18,7 +18,9 @@ from appliance.backends.decoding import image_from_bytes
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.deadlines import timeout_error
 from appliance.upstream.exchange import UpstreamAnswer
-from appliance.upstream.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from appliance.upstream.websocket import WebSocket
 
 Look = Place | Literal["unreachable", "unclear"]
 Heard = Literal["ended", "quiet", "lost"]
@@ -39,7 +41,7 @@ class Job:
     `websocket`: open for as long as the job may run, its end included; None where there is none to be had.
     """
 
-    def __init__(self, server: Server, prompt_id: str, websocket: WebSocket | None) -> None:
+    def __init__(self, server: Server, prompt_id: str, websocket: "WebSocket | None") -> None:
         self.prompt_id = prompt_id
         self.over = False
         self._server = server

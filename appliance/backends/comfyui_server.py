@@ -15,7 +15,7 @@ from appliance.protocol.images import Image
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import MAX_JSON_BYTES, UpstreamAnswer, UpstreamCall
 from appliance.upstream.failures import failure_from_answer, parse_json_object
-from appliance.upstream.websocket import WebSocketCall
+from appliance.upstream.websocket_call import WebSocketCall
 
 Place = Literal["running", "pending", "absent"]
 

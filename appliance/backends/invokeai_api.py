@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.backends.base import ImageCall
 from appliance.backends.invokeai_memory import Memory
@@ -12,7 +12,10 @@ from appliance.protocol.errors import UpstreamFailed
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import MAX_JSON_BYTES, UpstreamAnswer, UpstreamCall
 from appliance.upstream.failures import failure_from_answer, parse_json_object
-from appliance.upstream.websocket import WebSocket, WebSocketCall
+from appliance.upstream.websocket_call import WebSocketCall
+
+if TYPE_CHECKING:
+    from appliance.upstream.websocket import WebSocket
 
 QUEUE = "/api/v1/queue/default"  # the one that InvokeAI's own pages use
 
@@ -67,7 +70,7 @@ class Api:
 
     def open_socket(
         self, path: str, *, handshake_s: float, max_message_bytes: int
-    ) -> AbstractAsyncContextManager[WebSocket]:
+    ) -> "AbstractAsyncContextManager[WebSocket]":
         """A WebSocket to the same server. Raises UpstreamFailed, UpstreamTimeout."""
         return self._upstream.open_websocket(
             WebSocketCall(

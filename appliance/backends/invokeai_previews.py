@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 from pydantic_core import from_json
@@ -20,7 +20,9 @@ from appliance.backends.decoding import image_from_bytes
 from appliance.backends.holding import accompany
 from appliance.backends.invokeai_api import Api
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
-from appliance.upstream.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from appliance.upstream.websocket import WebSocket
 
 SOCKET = "/ws/socket.io/?EIO=4&transport=websocket"
 READY_S = 2.0  # the picture waits no longer than this for its previews to be listened for
@@ -63,7 +65,7 @@ async def _listen(call: ImageCall, api: Api, destination: str, ready: trio.Event
         ready.set()
 
 
-async def _subscribe(socket: WebSocket, api: Api) -> None:
+async def _subscribe(socket: "WebSocket", api: Api) -> None:
     token = api.memory.token
     await _expect(socket, api, "0")
     await socket.send("40" + ("" if token is None else json.dumps({"token": token})))
@@ -71,12 +73,12 @@ async def _subscribe(socket: WebSocket, api: Api) -> None:
     await socket.send(_SUBSCRIBE)
 
 
-async def _expect(socket: WebSocket, api: Api, kind: str) -> None:
+async def _expect(socket: "WebSocket", api: Api, kind: str) -> None:
     if not (await _next(socket)).startswith(kind):  # 44 is a refusal
         raise api.failed("does not let us listen to its queue")
 
 
-async def _next(socket: WebSocket) -> str:
+async def _next(socket: "WebSocket") -> str:
     """The next frame that is no ping. Raises UpstreamFailed, TooSlowError."""
     while True:
         with trio.fail_after(SILENCE_S):

@@ -28,6 +28,9 @@ EDITING: frozenset[ImagesBackend] = frozenset({"http_a1111", "http_comfyui", "ht
 SEVERAL_PICTURES: frozenset[ImagesBackend] = frozenset({"http_openai_images"})
 """Those that honour `ImageEdit.others`."""
 
+WEBSOCKET_PROVIDERS: frozenset[Provider] = frozenset({"comfyui", "invokeai"})
+"""Those that tell of their progress over one."""
+
 LANGUAGE_BACKENDS: Mapping[Provider, LanguageBackend] = {
     "openai": OpenAIBackend(),
     "ollama": OllamaBackend(),

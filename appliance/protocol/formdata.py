@@ -1,16 +1,17 @@
 """Form data: multipart/form-data (RFC 7578) as it comes in, cut anywhere; parts and their bytes out, within caps.
 
-The parsing is werkzeug's; what it leaves open (how long, how many, which names) is bounded here.
+The parsing is werkzeug's; what it leaves open (how long, how many, which names) is bounded here. It takes 2 MB and 60 ms
+to import: this module is imported when the first form comes.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio import multipart
 
 from appliance.protocol.errors import InvalidRequest, UnsupportedMediaType
+from appliance.protocol.formparts import FormEvent, PartBegin, PartData
 
 FORM = "multipart/form-data"
 MAX_PARTS = 64  # a form of OpenAI's has twenty fields and sixteen pictures
@@ -21,25 +22,6 @@ MAX_BOUNDARY_CHARS = 70  # RFC 2046, 5.1.1
 _MAX_BUFFERED_BYTES = 256 * 1024
 _FEED_BYTES = 64 * 1024
 _LONGEST_LINE = 1024  # of a boundary, with the blanks that may follow it
-
-
-@dataclass(frozen=True, slots=True)
-class PartBegin:
-    """A part: `is_file` if its bytes are a file's, whatever it says about them."""
-
-    name: str
-    is_file: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PartData:
-    """Some bytes of the part that began last; `last`: it is complete."""
-
-    data: bytes
-    last: bool
-
-
-FormEvent = PartBegin | PartData
 
 
 def form_boundary(content_type: str) -> bytes:

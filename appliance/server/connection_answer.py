@@ -3,11 +3,11 @@
 import re
 import time
 from collections.abc import Iterable, Sequence
+from email.utils import formatdate
 from functools import lru_cache
-from http.client import responses
-from wsgiref.handlers import format_date_time
+from http import HTTPStatus
 
-_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, words.encode()) for status, words in responses.items()}
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _BODILESS = frozenset({204, 304})  # RFC 9110, 6.4.1
 
 # Names are tokens, values printable (RFC 9110, 5.5). One match over all lines; the count of the line ends tells whether
@@ -117,4 +117,4 @@ def _status_line(status: int) -> bytes:
 
 @lru_cache(1)
 def _date_line(second: int) -> bytes:
-    return b"date: %b\r\n" % format_date_time(second).encode("ascii")
+    return b"date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")

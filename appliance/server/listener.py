@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from appliance.config.settings import Http1
-from appliance.server.connection import hypercorn_conversations
+from appliance.server.connection import hypercorn_conversations, import_hypercorn
 from appliance.server.connection_lane import lane_conversations
 from appliance.server.connection_link import Address, Link
 from appliance.server.connection_requests import AsgiApp
@@ -127,6 +127,8 @@ async def run_listener(
     """
     if ssl_context is not None:
         ssl_context.set_alpn_protocols(["http/1.1"])
+    if ssl_context is not None or http1 == "stock":
+        import_hypercorn()
     with open_coalescer() as coalescer:
         if http1 == "lane":
             conversations = lane_conversations(app, limits, on_crash, coalescer)

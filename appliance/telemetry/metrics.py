@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Literal, TypeVar
+from itertools import chain
+from typing import Any, Literal, TypeVar
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry
-from prometheus_client.exposition import generate_latest
-
-from appliance.telemetry.readings import Readings, ReadingsCollector
+from appliance.telemetry.families import Metric
+from appliance.telemetry.readings import Readings, take_readings
 from appliance.telemetry.series import (
     OTHER,
     Buckets,
@@ -33,14 +32,16 @@ _WAIT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 
 
 class Metrics:
-    """The families of one process, in a registry of their own. Recording costs microseconds and never fails.
+    """The families of one process. Recording costs microseconds and never fails.
 
     `routes` are the templates that may be a `path` label (`/v1/models/{id}`); any other path is counted as `other`,
     so that no client chooses a label. Readings are taken when the page is rendered.
     """
 
     def __init__(self, *, version: str, routes: Iterable[str], readings: Readings) -> None:
-        self._registry = CollectorRegistry()
+        self._families: list[Family[Any]] = []
+        self._version = version
+        self._readings = readings
         self._routes = frozenset(routes)
         self._requests = self._counter("gateway_requests_total", "Requests answered.", "path", "status")
         self._durations = self._summary(
@@ -82,7 +83,6 @@ class Metrics:
         )
         self._connections = self._gauge("gateway_open_connections", "Connections open now.", "listener")
         self._accepted = self._counter("gateway_connections_accepted_total", "Connections accepted.", "listener")
-        self._registry.register(ReadingsCollector(version, readings))
 
     def note_request(self, path: str, status: int, duration_s: float) -> None:
         """A request ended: answered, or its client left (499)."""
@@ -140,9 +140,9 @@ class Metrics:
         """A connection that `note_opened` announced is gone."""
         self._connections.at(listener).inc(-1)
 
-    def render(self) -> tuple[bytes, str]:
-        """The page and its content type: the Prometheus text format 0.0.4."""
-        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+    def read(self) -> Iterable[Metric]:
+        """All of it as it is now."""
+        return chain((family.read() for family in self._families), take_readings(self._version, self._readings))
 
     def _counter(self, name: str, text: str, *labels: str) -> Family[Count]:
         return self._family(name, text, labels, Count, show_counter)
@@ -158,7 +158,7 @@ class Metrics:
 
     def _family(self, name: str, text: str, labels: tuple[str, ...], make: Make[_S], show: Show[_S]) -> Family[_S]:
         family = Family(name, text, labels, make=make, show=show, max_series=MAX_SERIES)
-        self._registry.register(family)
+        self._families.append(family)
         return family
 
     def _route(self, path: str) -> str:

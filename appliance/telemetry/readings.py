@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
+from appliance.telemetry.families import Metric, Sample, counter, gauge
 
 
 class SlotReading(Protocol):
@@ -97,77 +95,65 @@ class Readings:
     run_store: Callable[[], RunStoreReading | None] = _nothing
 
 
-class ReadingsCollector(Collector):
-    """Turns the readings into metric families, at scrape time."""
-
-    def __init__(self, version: str, readings: Readings) -> None:
-        self._version = version
-        self._readings = readings
-
-    def collect(self) -> Iterable[Metric]:
-        yield from _slot_families(self._readings.slots())
-        store = self._readings.store()
-        if store is not None:
-            yield from _store_families(store)
-        journal = self._readings.journal()
-        if journal is not None:
-            yield from _journal_families(journal)
-        yield from _run_families(self._readings.runs())
-        run_store = self._readings.run_store()
-        if run_store is not None:
-            yield from _run_store_families(run_store)
-        yield from _process_families()
-        build = GaugeMetricFamily("gateway_build_info", "Always 1; the version is in the label.", labels=["version"])
-        build.add_metric([self._version], 1)
-        yield build
-
-    def describe(self) -> Iterable[Metric]:
-        return ()  # or else registering it would take a reading
+def take_readings(version: str, readings: Readings) -> Iterable[Metric]:
+    """The readings as they are now."""
+    yield from _slot_families(readings.slots())
+    store = readings.store()
+    if store is not None:
+        yield from _store_families(store)
+    journal = readings.journal()
+    if journal is not None:
+        yield from _journal_families(journal)
+    yield from _run_families(readings.runs())
+    run_store = readings.run_store()
+    if run_store is not None:
+        yield from _run_store_families(run_store)
+    yield from _process_families()
+    build = [Sample([("version", version)], 1)]
+    yield Metric("gauge", "gateway_build_info", "Always 1; the version is in the label.", build)
 
 
 def _slot_families(slots: Iterable[SlotReading]) -> Iterable[Metric]:
-    labels = ["backend_class", "capability"]
-    inflight = GaugeMetricFamily("gateway_inflight", "Slots held now.", labels=labels)
-    limit = GaugeMetricFamily("gateway_slot_limit", "Slots there are.", labels=labels)
+    held: list[Sample] = []
+    there: list[Sample] = []
     for slot in slots:
-        where = [slot.backend_class, slot.capability]
-        inflight.add_metric(where, slot.inflight)
-        limit.add_metric(where, slot.limit)
-    return inflight, limit
+        where = (("backend_class", slot.backend_class), ("capability", slot.capability))
+        held.append(Sample(where, slot.inflight))
+        there.append(Sample(where, slot.limit))
+    yield Metric("gauge", "gateway_inflight", "Slots held now.", held)
+    yield Metric("gauge", "gateway_slot_limit", "Slots there are.", there)
 
 
 def _store_families(store: StoreReading) -> Iterable[Metric]:
     return (
-        GaugeMetricFamily("gateway_images_stored", "Pictures kept now.", store.items),
-        GaugeMetricFamily("gateway_images_stored_bytes", "Bytes of the pictures kept now.", store.bytes),
-        CounterMetricFamily("gateway_images_evicted_total", "Pictures removed to make room.", store.evictions),
-        CounterMetricFamily("gateway_images_expired_total", "Pictures removed after their time.", store.expired),
-        CounterMetricFamily("gateway_images_corrupt_total", "Pictures found damaged, and removed.", store.corrupt),
-        CounterMetricFamily("gateway_images_failures_total", "Failed attempts to store or read.", store.failures),
-        GaugeMetricFamily("gateway_images_failing", "1 while pictures cannot be stored.", int(store.failing)),
+        gauge("gateway_images_stored", "Pictures kept now.", store.items),
+        gauge("gateway_images_stored_bytes", "Bytes of the pictures kept now.", store.bytes),
+        counter("gateway_images_evicted_total", "Pictures removed to make room.", store.evictions),
+        counter("gateway_images_expired_total", "Pictures removed after their time.", store.expired),
+        counter("gateway_images_corrupt_total", "Pictures found damaged, and removed.", store.corrupt),
+        counter("gateway_images_failures_total", "Failed attempts to store or read.", store.failures),
+        gauge("gateway_images_failing", "1 while pictures cannot be stored.", int(store.failing)),
     )
 
 
 def _journal_families(journal: JournalReading) -> Iterable[Metric]:
     return (
-        CounterMetricFamily("gateway_journal_lines_total", "Request journal lines written.", journal.written),
-        CounterMetricFamily("gateway_journal_dropped_lines_total", "Request journal lines lost.", journal.dropped),
-        CounterMetricFamily("gateway_journal_errors_total", "Failed attempts to write the journal.", journal.errors),
-        GaugeMetricFamily("gateway_journal_queued_lines", "Request journal lines waiting.", journal.queued),
-        GaugeMetricFamily("gateway_journal_failing", "1 while the journal cannot be written.", int(journal.failing)),
+        counter("gateway_journal_lines_total", "Request journal lines written.", journal.written),
+        counter("gateway_journal_dropped_lines_total", "Request journal lines lost.", journal.dropped),
+        counter("gateway_journal_errors_total", "Failed attempts to write the journal.", journal.errors),
+        gauge("gateway_journal_queued_lines", "Request journal lines waiting.", journal.queued),
+        gauge("gateway_journal_failing", "1 while the journal cannot be written.", int(journal.failing)),
     )
 
 
 def _run_families(runs: Iterable[RunReading]) -> Iterable[Metric]:
-    labels = ["backend_class"]
-    running = GaugeMetricFamily("gateway_agent_runs_running", "Runs of agents that go on now.", labels=labels)
-    waiting = GaugeMetricFamily("gateway_agent_runs_waiting", "Runs of agents that wait now.", labels=labels)
-    limit = GaugeMetricFamily("gateway_agent_run_limit", "Runs of agents that may go on.", labels=labels)
-    for one in runs:
-        running.add_metric([one.backend_class], one.running)
-        waiting.add_metric([one.backend_class], one.waiting)
-        limit.add_metric([one.backend_class], one.limit)
-    return running, waiting, limit
+    by_class = [([("backend_class", one.backend_class)], one) for one in runs]
+    running = [Sample(where, one.running) for where, one in by_class]
+    waiting = [Sample(where, one.waiting) for where, one in by_class]
+    limit = [Sample(where, one.limit) for where, one in by_class]
+    yield Metric("gauge", "gateway_agent_runs_running", "Runs of agents that go on now.", running)
+    yield Metric("gauge", "gateway_agent_runs_waiting", "Runs of agents that wait now.", waiting)
+    yield Metric("gauge", "gateway_agent_run_limit", "Runs of agents that may go on.", limit)
 
 
 def _run_store_families(store: RunStoreReading) -> Iterable[Metric]:
@@ -176,9 +162,9 @@ def _run_store_families(store: RunStoreReading) -> Iterable[Metric]:
         "Failed attempts to store an event of a run.",
     )
     return (
-        CounterMetricFamily("gateway_agent_runs_interrupted_total", interrupted, store.interrupted),
-        CounterMetricFamily("gateway_agent_store_errors_total", errors, store.errors),
-        GaugeMetricFamily("gateway_agent_store_failing", "1 while events cannot be stored.", int(store.failing)),
+        counter("gateway_agent_runs_interrupted_total", interrupted, store.interrupted),
+        counter("gateway_agent_store_errors_total", errors, store.errors),
+        gauge("gateway_agent_store_failing", "1 while events cannot be stored.", int(store.failing)),
     )
 
 
@@ -187,8 +173,8 @@ def _process_families() -> Iterable[Metric]:
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         resident_bytes = pages * os.sysconf("SC_PAGE_SIZE")
-        yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory.", resident_bytes)
+        yield gauge("process_resident_memory_bytes", "Resident memory.", resident_bytes)
         open_fds = len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
-        yield GaugeMetricFamily("process_open_fds", "Open file descriptors.", open_fds)
+        yield gauge("process_open_fds", "Open file descriptors.", open_fds)
     except OSError:
         return

@@ -1,18 +1,16 @@
 """Series: counters as plain numbers, found by one dictionary look-up and made into Prometheus's families when it asks.
 
-The library's own take a lock and check their labels with every increment, a microsecond each, and a request has a dozen;
-here one thread counts.
+Those of `prometheus_client` take a lock and check their labels with every increment, a microsecond each, and a request
+has a dozen; here one thread counts.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Generic, TypeVar
 
-from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, SummaryMetricFamily
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+from appliance.telemetry.families import Metric, Sample
 
 OTHER = "other"  # the label of what is unknown, or one too many
 
@@ -59,9 +57,9 @@ class Buckets:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        names = [*map(floatToGoString, self._bounds), "+Inf"]
-        return list(zip(names, map(float, accumulate(self.counts)), strict=True))
+    def cumulative(self) -> list[tuple[float, float]]:
+        """Bounds, the last of them infinite, and how many there were up to each."""
+        return list(zip([*self._bounds, math.inf], map(float, accumulate(self.counts)), strict=True))
 
 
 Make = Callable[[], _S]
@@ -71,7 +69,7 @@ Show = Callable[[str, str, Sequence[str], Iterable[tuple[Sequence[str], _S]]], M
 """Makes a family of all series of one metric: its name, its text, its labels, the series by their labels' values."""
 
 
-class Family(Collector, Generic[_S]):
+class Family(Generic[_S]):
     """The series of one metric by their labels' values; at most `max_series`, and one for all the others."""
 
     def __init__(
@@ -97,38 +95,38 @@ class Family(Collector, Generic[_S]):
             labels = self._others
         return self._series.setdefault(labels, self._make())
 
-    def collect(self) -> Iterable[Metric]:
-        yield self._show(self._name, self._text, self._labels, self._series.items())
-
-    def describe(self) -> Iterable[Metric]:
-        yield self._show(self._name, self._text, self._labels, ())
+    def read(self) -> Metric:
+        """All series as they are now."""
+        return self._show(self._name, self._text, self._labels, self._series.items())
 
 
 def show_counter(name: str, text: str, labels: Sequence[str], series: Iterable[tuple[Sequence[str], Count]]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for values, one in series:
-        family.add_metric(values, one.value)
-    return family
+    return Metric("counter", name, text, [Sample(_named(labels, values), one.value) for values, one in series])
 
 
 def show_gauge(name: str, text: str, labels: Sequence[str], series: Iterable[tuple[Sequence[str], Count]]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for values, one in series:
-        family.add_metric(values, one.value)
-    return family
+    return Metric("gauge", name, text, [Sample(_named(labels, values), one.value) for values, one in series])
 
 
 def show_summary(name: str, text: str, labels: Sequence[str], series: Iterable[tuple[Sequence[str], Total]]) -> Metric:
-    family = SummaryMetricFamily(name, text, labels=labels)
+    samples: list[Sample] = []
     for values, one in series:
-        family.add_metric(values, count_value=one.count, sum_value=one.sum)
-    return family
+        where = _named(labels, values)
+        samples += (Sample(where, one.count, "_count"), Sample(where, one.sum, "_sum"))
+    return Metric("summary", name, text, samples)
 
 
 def show_histogram(
     name: str, text: str, labels: Sequence[str], series: Iterable[tuple[Sequence[str], Buckets]]
 ) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=labels)
+    samples: list[Sample] = []
     for values, one in series:
-        family.add_metric(values, buckets=one.cumulative(), sum_value=one.sum)
-    return family
+        where = _named(labels, values)
+        buckets = one.cumulative()
+        samples += (Sample((*where, ("le", bound)), count, "_bucket") for bound, count in buckets)
+        samples += (Sample(where, buckets[-1][1], "_count"), Sample(where, one.sum, "_sum"))
+    return Metric("histogram", name, text, samples)
+
+
+def _named(labels: Sequence[str], values: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple(zip(labels, values, strict=True))

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from appliance.config.settings import Settings
 from appliance.upstream.bare import Alarms
@@ -13,7 +14,10 @@ from appliance.upstream.stream import UpstreamStream
 from appliance.upstream.stream_begin import OpenStream, begin_stream
 from appliance.upstream.stream_connect import Connect, connect
 from appliance.upstream.tls import tls_context
-from appliance.upstream.websocket import WebSocket, WebSocketCall, open_websocket
+from appliance.upstream.websocket_call import WebSocketCall
+
+if TYPE_CHECKING:
+    from appliance.upstream.websocket import WebSocket
 
 __all__ = ["Observe", "UpstreamAnswer", "UpstreamCall", "UpstreamClient", "UpstreamStream", "open_upstream"]
 
@@ -59,8 +63,10 @@ class UpstreamClient:
         """
         return OpenStream(call, self._pool, connect_s=self._connect_s, observe=self._observe)
 
-    def open_websocket(self, call: WebSocketCall) -> AbstractAsyncContextManager[WebSocket]:
+    def open_websocket(self, call: WebSocketCall) -> "AbstractAsyncContextManager[WebSocket]":
         """Connect and shake hands; leaving closes. Raises UpstreamFailed, UpstreamTimeout."""
+        from appliance.upstream.websocket import open_websocket  # noqa: PLC0415 -- wsproto: 1 MB that few boxes need
+
         return open_websocket(call, self._connect, connect_s=self._connect_s)
 
 
@@ -70,12 +76,15 @@ def _ignore(_backend_class: str, _seconds: float) -> None:
 
 @asynccontextmanager
 async def open_upstream(
-    settings: Settings, *, observe: Observe = _ignore, https: bool = True
+    settings: Settings, *, observe: Observe = _ignore, https: bool = True, websockets: bool = False
 ) -> AsyncIterator[UpstreamClient]:
-    """Open the client for the life of the process. `https`: whether any backend is asked by it.
+    """Open the client for the life of the process. `https`: whether any backend is asked by it. `websockets`: whether
+    any is listened to by one: they are ready from the start then, so that the first picture does not wait for imports.
 
     Raises ValueError naming the setting whose file cannot be used.
     """
+    if websockets:
+        import appliance.upstream.websocket  # noqa: F401, PLC0415 -- see open_websocket
     tls = tls_context(settings, https=https)
     alarms = Alarms()
     with open_coalescer() as coalescer:

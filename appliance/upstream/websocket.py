@@ -5,9 +5,8 @@ sent, which image servers take for a web page's.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 
 import trio
 from h11 import LocalProtocolError as BadHeader
@@ -28,6 +27,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from appliance.protocol.errors import UpstreamFailed
 from appliance.upstream.deadlines import timeout_error
 from appliance.upstream.stream_connect import Connect, dial
+from appliance.upstream.websocket_call import WebSocketCall
 from appliance.upstream.wire_request import Address, BadAddress, parse_address
 
 RECEIVE_BYTES = 64 * 1024
@@ -35,26 +35,6 @@ RECEIVE_BYTES = 64 * 1024
 _REPLY_S = 2.0  # a pong or a close is a hundred bytes: one that does not go out has nobody at the other end
 _USER_AGENT = ("User-Agent", "appliance")
 _GONE = "closed its WebSocket"
-
-
-def _ignore() -> None:
-    return
-
-
-@dataclass(frozen=True, slots=True)
-class WebSocketCall:
-    """Where to open a WebSocket, and within what: seconds and bytes.
-
-    `url` is http:// or https:// as for any other call, `user:password@` in it is sent as HTTP Basic. `handshake_s` runs
-    from the connection to the server's consent. `on_connected` is called before the first byte is written.
-    """
-
-    backend_class: str
-    url: str
-    handshake_s: float
-    max_message_bytes: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    on_connected: Callable[[], None] = _ignore
 
 
 class WebSocket:

@@ -10,6 +10,7 @@ from appliance.agents import step, transcript
 from appliance.agents.runner import FAULT
 from appliance.config.agent_specs import AgentSpec
 from appliance.protocol.agents import VOLATILE
+from appliance.telemetry.exposition import write_page
 from appliance.telemetry.metrics import Metrics
 from appliance.telemetry.readings import Readings
 from tests.agents.support import ScriptedModel, call, make_head, run, said
@@ -47,7 +48,7 @@ def _sorted(match: re.Match[str]) -> str:
 
 
 def test_every_metric_of_agents_is_named() -> None:
-    page = Metrics(version="0", routes=[], readings=Readings()).render()[0].decode()
+    page = write_page(Metrics(version="0", routes=[], readings=Readings()).read())[0].decode()
     for name in re.findall(r"^# TYPE (gateway_agent_\w+)", page, re.MULTILINE):
         assert f"`{name}`" in TEXT or f"`_{name.rpartition('_')[2]}`" in TEXT
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-import click
 import pytest
 
 import appliance
@@ -142,12 +141,9 @@ def test_a_mistake_that_serve_finds_is_78_too(
     assert capsys.readouterr().err == "appliance: GATEWAY_PORT: is taken: choose another\n"
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, click.Abort])
-def test_ctrl_c_is_quiet(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: type[BaseException]
-) -> None:
+def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(_configuration: object) -> int:
-        raise stop
+        raise KeyboardInterrupt
 
     _stand_in(monkeypatch, "appliance.serve", run=run)
     assert main(["serve"]) == 130

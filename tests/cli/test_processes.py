@@ -66,9 +66,32 @@ def test_light_commands_import_nothing_heavy(arguments: list[str], module: str) 
 
 
 def test_a_serving_process_imports_nothing_that_it_does_not_use() -> None:
-    """An import is memory for as long as the box is on: quart cost 7 MB, asyncio 1.3."""
-    program = "import sys; import appliance.serve, appliance.server.site; print(*sys.modules)"
+    """An import is memory for as long as the box is on: quart cost 7 MB, prometheus_client 4, hypercorn 3."""
+    program = "import sys, appliance.__main__, appliance.serve, appliance.server.site; print(*sys.modules)"
     loaded = set(_run(sys.executable, "-c", program).stdout.split())
-    unused = {"quart", "asyncio", "hypercorn.asyncio", "jinja2", "httpx", "unittest", "rich", "PIL", "tkinter", "pydoc"}
+    never = {"quart", "asyncio", "hypercorn.asyncio", "jinja2", "httpx", "unittest", "rich", "PIL", "tkinter", "pydoc"}
+    late = {"hypercorn", "h11", "h2", "wsproto", "multiprocessing", "werkzeug", "jsonschema", "click", "appliance.cli"}
+    late |= {"prometheus_client", "http.client", "http.server", "urllib.request"}
     assert "appliance.server.gateway" in loaded
-    assert not loaded & unused
+    assert not loaded & (never | late)
+
+
+OPENED = """
+import os, sys, trio
+from appliance.components import open_components
+from appliance.config.loading import load_configuration
+async def main():
+    configuration = load_configuration(os.environ)
+    async with open_components(configuration, routes=(), log=lambda *_, **__: None, own_ports=frozenset()):
+        print(*sys.modules)
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "listens"), [("http_comfyui", True), ("http_invokeai", True), ("http_a1111", False), ("mock", False)]
+)
+def test_what_the_first_picture_needs_is_imported_at_the_start(backend: str, listens: bool, tmp_path: Path) -> None:
+    ended = _run(sys.executable, "-c", OPENED, IMAGES_BACKEND=backend, STATE_DIRECTORY=str(tmp_path))
+    assert "appliance.components" in ended.stdout.split(), ended.stderr
+    assert ("wsproto" in ended.stdout.split()) is listens

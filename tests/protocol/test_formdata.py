@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appliance.protocol.errors import InvalidRequest, UnsupportedMediaType
-from appliance.protocol.formdata import MAX_FIELD_BYTES, MAX_PARTS, FormReader, PartBegin, PartData, form_boundary
+from appliance.protocol.formdata import MAX_FIELD_BYTES, MAX_PARTS, FormReader, form_boundary
+from appliance.protocol.formparts import PartBegin, PartData
 
 FILES = frozenset({"image", "mask"})
 BOUNDARY_CHARS = "0123456789abcdefXYZ'()+_,-./:=?"

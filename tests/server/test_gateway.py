@@ -11,6 +11,7 @@ import trio.testing
 from appliance.protocol.errors import InvalidRequest
 from appliance.server.direct import RouteTable
 from appliance.server.exchange import Answer, Handler, Request, SendPiece
+from appliance.telemetry.exposition import write_page
 from tests.asgi import call, open_call
 from tests.gated_backend import GatedBackend
 from tests.house import AUTH, GENERATIONS, House, open_house
@@ -81,7 +82,7 @@ async def test_a_client_that_leaves_gives_the_slot_back_after_the_backend_settle
             499,
             pytest.approx(3000, abs=1),
         )
-        assert "gateway_disconnect_release_seconds_count 1.0" in house.components.metrics.render()[0].decode()
+        assert "gateway_disconnect_release_seconds_count 1.0" in write_page(house.components.metrics.read())[0].decode()
 
 
 async def test_a_backend_that_never_settles_gives_the_slot_back_at_the_bound(
@@ -220,7 +221,7 @@ async def test_the_route_label_is_a_template_and_never_a_path(tmp_path: Path) ->
     async with open_house(tmp_path) as house:
         await house.ask("GET", "/ui/images/" + "a" * 64 + ".png")
         await house.ask("GET", "/some/invented/path")
-        page = house.components.metrics.render()[0].decode()
+        page = write_page(house.components.metrics.read())[0].decode()
     assert 'path="/ui/images/<name>"' in page
     assert "invented" not in page
 

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
+from appliance.telemetry.exposition import write_page
 from appliance.upstream.health import Health
 from tests.asgi import Exchange, Response, open_call
 from tests.gated_language import GatedLanguage, chunk
@@ -300,7 +301,7 @@ async def test_tokens_are_counted_where_the_backend_reports_them(
                 await exchange.finished()
         else:
             await post(house, CHAT, HELLO)
-        page = house.components.metrics.render()[0].decode()
+        page = write_page(house.components.metrics.read())[0].decode()
     assert 'gateway_tokens_total{backend_class="ollama",direction="in"} 3.0' in page
     assert 'gateway_tokens_total{backend_class="ollama",direction="out"} 2.0' in page
     first = f'gateway_time_to_first_byte_seconds_count{{backend_class="ollama",path="{CHAT}"}} 1.0'

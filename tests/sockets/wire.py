@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import trio
 from trio.testing import memory_stream_pair
 
-from appliance.server.connection import hypercorn_conversations
+from appliance.server.connection import hypercorn_conversations, import_hypercorn
 from appliance.server.connection_lane import lane_conversations
 from appliance.server.connection_link import Link
 from appliance.server.connection_transport import Transport
@@ -16,6 +16,8 @@ from appliance.server.listener import SWEEP_S, Conversation
 from appliance.server.listener_limits import ListenerLimits, Refusal, RefusalWriter
 from appliance.upstream.coalescing import Coalescer
 from tests.sockets.listening import App, speaker
+
+import_hypercorn()  # or a thread would, and a mock clock does not wait for threads
 
 
 @dataclass

@@ -14,7 +14,8 @@ from wsproto.events import BytesMessage, CloseConnection, Pong, TextMessage
 from appliance.config.settings import Settings
 from appliance.protocol.errors import UpstreamFailed, UpstreamTimeout
 from appliance.upstream.client import open_upstream
-from appliance.upstream.websocket import WebSocketCall, open_websocket
+from appliance.upstream.websocket import open_websocket
+from appliance.upstream.websocket_call import WebSocketCall
 from tests.fakes.http import open_server
 from tests.fakes.websocket import Peer
 

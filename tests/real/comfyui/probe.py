@@ -3,7 +3,7 @@
 import json
 
 from appliance.upstream.exchange import UpstreamCall
-from appliance.upstream.websocket import WebSocketCall
+from appliance.upstream.websocket_call import WebSocketCall
 
 
 async def ask(upstream, base_url, path, body=None):

@@ -7,7 +7,8 @@ import trio
 
 from appliance.upstream.client import UpstreamClient
 from appliance.upstream.exchange import UpstreamAnswer, UpstreamCall
-from appliance.upstream.websocket import WebSocket, WebSocketCall
+from appliance.upstream.websocket import WebSocket
+from appliance.upstream.websocket_call import WebSocketCall
 from tests.fakes.pictures import png
 
 QUEUE = "/api/v1/queue/default"
