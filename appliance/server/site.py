@@ -96,7 +96,8 @@ def record(components: Components, visit: Visit) -> None:
         metrics.note_first_byte(visit.route, visit.backend_class or "none", visit.first_byte_at - visit.started_at)
     if visit.disconnected_at is not None and visit.backend_class is not None:
         metrics.note_release(now - visit.disconnected_at)
-    metrics.note_relayed("in", visit.bytes_in)
+    if visit.bytes_in:
+        metrics.note_relayed("in", visit.bytes_in)
     metrics.note_relayed("out", visit.bytes_out)
     if components.journal is not None:
         components.journal.record_nowait(visit.journal_line(now, time.time()))
