@@ -1,4 +1,5 @@
-"""Side by side: what a relayed request and a relayed chunk cost here, in the Rust routers, nginx, litellm and portkey.
+"""Side by side: what a relayed request and a relayed chunk cost here, in the Rust routers, nginx, litellm, portkey and the
+plain stack.
 
 The server has the first core, load and upstream the others. The cells of a round are taken from all servers in turn; a
 ratio is of two figures of the same round, and what is told is the median over the rounds.
@@ -34,7 +35,7 @@ from tools.bench.contenders import (
     pin_server,
 )
 from tools.bench.crowd import Listened, listen
-from tools.bench.rivals import open_portkey, open_sglang_router, open_vllm_router
+from tools.bench.rivals import PLAIN, open_plain_stack, open_portkey, open_sglang_router, open_vllm_router
 from tools.bench.wrk import Blast, blast
 
 CHAT = "/v1/chat/completions"
@@ -56,11 +57,12 @@ OPENERS: Mapping[str, Opener] = {
     "sglang-router": open_sglang_router,
     "portkey": open_portkey,
     "litellm": open_litellm,
+    PLAIN: open_plain_stack,
 }
 # Goals: at most so many times the other's figure of the same round.
 RATIO_GOALS = {("request, 32", MARK): 1.5, ("chunk", MARK): 1.3, ("picture of 2 MB", "nginx"): 1.3}
-LEAD_GOALS = {("request, 32", "litellm"): 100.0, ("request, 32", "portkey"): 15.0}
-FAR_SLOWER = frozenset({"litellm"})  # they would fall behind by minutes
+LEAD_GOALS = {("request, 32", "litellm"): 100.0, ("request, 32", "portkey"): 15.0, ("request, 32", PLAIN): 15.0}
+FAR_SLOWER = frozenset({"litellm", PLAIN})  # they would fall behind by minutes
 
 
 @dataclass(slots=True)

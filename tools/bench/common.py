@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ import trio
 Verdict = Literal["met", "missed", "WRONG", ""]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +156,22 @@ async def fetch(
         async with stream:
             try:
                 await stream.send_all(make_request(method, path, token, body, port=port, close=True))
-                received = b"".join([piece async for piece in stream])
+                received = b""
+                while not _is_whole(received) and (piece := await stream.receive_some()):
+                    received += piece
             except trio.BrokenResourceError as error:
                 raise ConnectionError(f"{method} {path}: the connection broke") from error
     head, _, rest = received.partition(b"\r\n\r\n")
     if not head:
         raise ConnectionError(f"{method} {path}: no answer")
     return int(head.split(b" ", 2)[1]), rest
+
+
+def _is_whole(received: bytes) -> bool:
+    """Whether all of an answer that says its length is there: not every server closes when it was asked to."""
+    head, _, rest = received.partition(b"\r\n\r\n")
+    length = _CONTENT_LENGTH.search(head)
+    return length is not None and len(rest) >= int(length[1])
 
 
 async def fetch_json(port: int, path: str, token: str | None = None) -> Any:

@@ -1,7 +1,9 @@
-"""What else relays to models: two routers in Rust and one gateway in node, each installed into the cache, never here."""
+"""What else relays to models: two routers in Rust and one gateway in node, each installed into the cache, never here; and
+the plain stack."""
 
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,10 +14,11 @@ from tests.real.venvs import CannotInstall, ensure_pinned, run_step
 from tools.bench.common import free_port
 from tools.bench.contenders import Contender, open_contender
 from tools.devtools.files import make_once
-from tools.devtools.paths import cache_dir
+from tools.devtools.paths import ROOT, cache_dir
 
 PINS = Path(__file__).parent / "pins"
 PORTKEY = "@portkey-ai/gateway@1.15.2"
+PLAIN = "plain-stack"
 
 
 @asynccontextmanager
@@ -51,6 +54,17 @@ async def open_portkey(upstream_port: int) -> AsyncIterator[Contender]:
 
 
 @asynccontextmanager
+async def open_plain_stack(upstream_port: int) -> AsyncIterator[Contender]:
+    """quart-trio, hypercorn and httpx, as they come."""
+
+    def command(_folder: Path, port: int) -> list[str]:
+        return [sys.executable, "-m", "tools.bench.plain_stack", str(port), str(upstream_port)]
+
+    async with open_contender(PLAIN, command, "/health", "", environment={"PYTHONPATH": str(ROOT)}) as contender:
+        yield contender
+
+
+@asynccontextmanager
 async def _open_router(name: str, script: str, verb: list[str], upstream_port: int) -> AsyncIterator[Contender]:
     python = await trio.to_thread.run_sync(ensure_pinned, PINS / f"{name}.txt")
 
@@ -81,4 +95,4 @@ def _install_portkey() -> Path:
         raise CannotInstall(f"portkey: {type(problem).__name__}") from problem
 
 
-__all__ = ["open_portkey", "open_sglang_router", "open_vllm_router"]
+__all__ = ["PLAIN", "open_plain_stack", "open_portkey", "open_sglang_router", "open_vllm_router"]
