@@ -6,23 +6,19 @@ all day (HTTP/1.1, no TLS, no field twice, a body of known length) none needs th
 
 import math
 from collections.abc import Callable
-from typing import Any
-from urllib.parse import unquote
 
 import trio
 
 from appliance.server.connection import HypercornConversation, hypercorn_conversations
-from appliance.server.connection_lane_call import LaneCall
+from appliance.server.connection_lane_call import LaneCall, make_scope
 from appliance.server.connection_link import RECEIVE_BYTES, Link
-from appliance.server.connection_requests import CALL_WHEN_LEFT, DIRECT_CALL, AsgiApp
+from appliance.server.connection_requests import AsgiApp
 from appliance.server.listener_limits import CONTAINED, CrashReport, ListenerLimits
 from appliance.server.strict import PlainHead, plain_head
 from appliance.upstream.coalescing import Coalescer
 
 # How long the connection's task stays with an application that goes on after its answer, before another one reads on.
 RELIEF_S = 0.4
-
-_ASGI = {"spec_version": "2.1", "version": "3.0"}
 
 StockFactory = Callable[[Link], HypercornConversation]
 
@@ -215,28 +211,8 @@ class LaneConversation:
             self._body_deadline = trio.current_time() + self._limits.body_total_timeout_s
         self._deadline = self._body_deadline
         call = self._call = LaneCall(self, scope, head_only=head.method == b"HEAD", length=head.length)
-        call.asgi_scope = self._asgi_scope(head, call)
+        call.asgi_scope = make_scope(head, call, client=self._link.peer, server=self._link.local)
         return call
-
-    def _asgi_scope(self, head: PlainHead, call: LaneCall) -> dict[str, Any]:
-        path, _, query = head.target.partition(b"?")
-        text = path.decode("ascii")
-        return {
-            "type": "http",
-            "http_version": "1.1",
-            "asgi": _ASGI,
-            "method": head.method.decode("ascii"),
-            "scheme": "http",
-            "path": unquote(text) if "%" in text else text,
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": head.fields,
-            "client": self._link.peer,
-            "server": self._link.local,
-            "state": {},
-            "extensions": {CALL_WHEN_LEFT: call.call_when_left, DIRECT_CALL: call},
-        }
 
     def _end_call(self, call: LaneCall) -> bool:
         """The call is over, or nothing more is expected of it; whether the next request may come."""

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import trio
 
 from appliance.server.connection_answer import AnswerFraming
-from appliance.server.connection_requests import Headers, Message
+from appliance.server.connection_link import Address
+from appliance.server.connection_requests import CALL_WHEN_LEFT, DIRECT_CALL, Headers, Message
+from appliance.server.strict import PlainHead
 
+_ASGI = {"spec_version": "2.1", "version": "3.0"}
 _DISCONNECT = "http.disconnect"
 # An application that sends without ever waiting lets the others run after so many pieces.
 _SENDS_IN_A_ROW = 16
@@ -168,3 +172,25 @@ class LaneCall:
         if data:
             self.begun = True
             await self._lane.write(data)
+
+
+def make_scope(head: PlainHead, call: LaneCall, *, client: Address, server: Address) -> dict[str, Any]:
+    """The ASGI scope of a call, with what the lane offers beside ASGI."""
+    path, _, query = head.target.partition(b"?")
+    text = path.decode("ascii")
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "asgi": _ASGI,
+        "method": head.method.decode("ascii"),
+        "scheme": "http",
+        "path": unquote(text) if "%" in text else text,
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": head.fields,
+        "client": client,
+        "server": server,
+        "state": {},
+        "extensions": {CALL_WHEN_LEFT: call.call_when_left, DIRECT_CALL: call},
+    }
